@@ -53,9 +53,7 @@ impl<'a> Envelope<'a> {
 }
 
 fn wrong_type(field: &str, expected: &str, found: &js::Value<'_>) -> Rejection {
-    let mut errors = Errors::default();
-    add_wrong_type(field, expected, found, &mut errors);
-    errors.into_rejection()
+    Rejection::of_field(RejectionCode::WrongType, field, format!("must be {expected}, is {}", found.kind()))
 }
 
 fn add_wrong_type(field: &str, expected: &str, found: &js::Value<'_>, errors: &mut Errors) {

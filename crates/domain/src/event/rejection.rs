@@ -100,10 +100,12 @@ fn describe(first: &FieldError, more: &[FieldError]) -> String {
 impl Rejection {
     /// A rejection of the message as a whole.
     pub fn of_document(code: RejectionCode, message: impl Into<String>) -> Self {
-        Self {
-            first: FieldError { field: String::new(), code, message: message.into() },
-            more: Vec::new(),
-        }
+        Self::of_field(code, "", message)
+    }
+
+    /// A rejection of one place.
+    pub fn of_field(code: RejectionCode, field: &str, message: impl Into<String>) -> Self {
+        Self { first: FieldError { field: bounded(field), code, message: message.into() }, more: Vec::new() }
     }
 
     /// The first error's code: the one that goes into `x-lok-error-code`.

@@ -1,1 +1,20 @@
+#![doc = include_str!("../README.md")]
 
+mod backoff;
+mod broker;
+mod consumer;
+mod error;
+mod inspect;
+mod link;
+mod message;
+mod publisher;
+mod topology;
+
+pub use backoff::Backoff;
+pub use broker::{Broker, BrokerConfig, Health};
+pub use consumer::{Acker, Batch, Consumer, ConsumerConfig, Delivery, Received};
+pub use error::{BrokerError, PublishError};
+pub use inspect::{Inspector, Pulled};
+pub use message::{Headers, Message};
+pub use publisher::{Confirmed, Publisher, PublisherConfig};
+pub use topology::{Queue, Topology};

@@ -1,1 +1,62 @@
-//! Which queues there are.
+//! Which queues there are and where their dead letters go. Every service declares all of them, so that the
+//! order in which services start does not matter.
+
+use std::time::Duration;
+
+use broker::{Queue, Topology};
+
+use crate::names::Names;
+
+/// Deliveries of one message in vain after which it is set aside. RabbitMQ 4 has this limit by default and then
+/// drops the message; 3.10 has none. Said here, both set it aside.
+const DELIVERY_LIMIT: u32 = 20;
+
+/// Final failures kept for operators to look at.
+const DEAD_MESSAGES: u32 = 100_000;
+
+/// The platform's topology, with one retry queue for every delay of the schedule and one park queue.
+pub fn topology(names: &Names, retry_delays: &[Duration], park_delay: Duration) -> Topology {
+    let rejected = names.rejected_queue();
+    let work = |name: String| Queue::work_setting_aside(name, DELIVERY_LIMIT, &rejected);
+    let mut topology = Topology::default()
+        .topic_exchange(names.events_exchange())
+        .queue(Queue::work(&rejected))
+        .queue(Queue::feed(names.dead_queue(), DEAD_MESSAGES))
+        .queue(work(names.ingest_queue()))
+        .queue(work(names.fan_out_queue()))
+        .queue(work(names.deliver_queue()))
+        .bind(names.ingest_queue(), names.events_exchange(), "#");
+
+    let mut delays = retry_delays.to_vec();
+    delays.sort_unstable();
+    delays.dedup();
+    for delay in delays {
+        topology = topology.queue(Queue::delay(names.retry_queue(delay), delay, names.deliver_queue()));
+    }
+    topology.queue(Queue::delay(names.park_queue(park_delay), park_delay, names.deliver_queue()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_delay_of_the_schedule_has_its_queue_once_and_work_queues_come_before_delays() {
+        let delays = [300, 60, 60].map(Duration::from_secs);
+        let topology = topology(&Names::default(), &delays, Duration::from_secs(5));
+        let names: Vec<_> = topology.queue_names().collect();
+        assert_eq!(
+            names,
+            [
+                "lokroom.events.rejected",
+                "webhooks.dead",
+                "ingest.events",
+                "webhooks.fanout",
+                "webhooks.deliver",
+                "webhooks.retry.60s",
+                "webhooks.retry.300s",
+                "webhooks.park.5s",
+            ]
+        );
+    }
+}

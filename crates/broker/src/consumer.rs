@@ -1,0 +1,330 @@
+//! Taking messages from a queue.
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use lapin::Channel;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+};
+use lapin::types::FieldTable;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::backoff::Backoff;
+use crate::link::Link;
+use crate::message::{Headers, Message};
+use crate::publisher::Confirmed;
+
+/// How a consumer takes messages.
+#[derive(Debug, Clone)]
+pub struct ConsumerConfig {
+    /// Messages that may be unacknowledged at once: the bound of everything this consumer holds.
+    pub prefetch: u16,
+    /// The consumer tag operators see.
+    pub tag: String,
+}
+
+/// A received message's content.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// The payload.
+    pub body: Bytes,
+    /// The exchange it was published to.
+    pub exchange: String,
+    /// The routing key it was published with.
+    pub routing_key: String,
+    /// The MIME type of the payload.
+    pub content_type: Option<String>,
+    /// How the payload is encoded.
+    pub content_encoding: Option<String>,
+    /// The application's id of the message.
+    pub message_id: Option<String>,
+    /// Further headers.
+    pub headers: Headers,
+    /// Whether it was delivered before and not acknowledged: an earlier holder may have done part of the work.
+    pub redelivered: bool,
+}
+
+impl Received {
+    pub(crate) fn new(
+        body: Vec<u8>,
+        exchange: &str,
+        routing_key: &str,
+        redelivered: bool,
+        properties: &lapin::BasicProperties,
+    ) -> Self {
+        let text = |value: &Option<lapin::types::ShortString>| value.as_ref().map(ToString::to_string);
+        Self {
+            body: body.into(),
+            exchange: exchange.to_owned(),
+            routing_key: routing_key.to_owned(),
+            content_type: text(properties.content_type()),
+            content_encoding: text(properties.content_encoding()),
+            message_id: text(properties.message_id()),
+            headers: Headers::of(properties),
+            redelivered,
+        }
+    }
+
+    /// The same content as a message to another queue.
+    pub fn forward_to(&self, queue: impl Into<String>) -> Message {
+        let mut message = Message::to_queue(queue, self.body.clone());
+        message.content_type.clone_from(&self.content_type);
+        message.content_encoding.clone_from(&self.content_encoding);
+        message.message_id.clone_from(&self.message_id);
+        message.headers = self.headers.clone();
+        message
+    }
+}
+
+/// A message with its acknowledgement.
+#[derive(Debug)]
+pub struct Delivery {
+    /// What was received.
+    pub received: Received,
+    /// The right to acknowledge it.
+    pub acker: Acker,
+}
+
+/// The right to acknowledge one message, once. Dropped unused, the message stays unacknowledged and comes
+/// back when the channel closes.
+#[derive(Debug)]
+#[must_use = "a message that is never acknowledged comes back"]
+pub struct Acker {
+    tag: u64,
+    answers: mpsc::UnboundedSender<Answer>,
+}
+
+impl Acker {
+    /// Acknowledges the message: everything it caused is durable. Does not wait; has no effect when the
+    /// channel was lost meanwhile, and then the message is delivered again.
+    pub fn ack(self, _proof: Confirmed) {
+        let _ = self.answers.send(Answer::Ack { tag: self.tag, multiple: false });
+    }
+
+    /// Gives the message back to its queue.
+    pub fn requeue(self) {
+        let _ = self.answers.send(Answer::Requeue { tag: self.tag });
+    }
+}
+
+/// Messages that were there together, with one acknowledgement for all.
+#[derive(Debug)]
+#[must_use = "messages that are never acknowledged come back"]
+pub struct Batch {
+    messages: Vec<Received>,
+    last: Acker,
+}
+
+impl Batch {
+    /// What was received, oldest first; at least one message.
+    pub fn messages(&self) -> &[Received] {
+        &self.messages
+    }
+
+    /// Acknowledges all messages of this batch *and of every batch before it*: batches of a consumer are
+    /// worked off one after another.
+    pub fn ack(self, _proof: Confirmed) {
+        let _ = self.last.answers.send(Answer::Ack { tag: self.last.tag, multiple: true });
+    }
+}
+
+/// How a message is answered. The channel is unbounded because the number of unanswered messages is not:
+/// it is the prefetch.
+#[derive(Debug)]
+enum Answer {
+    Ack { tag: u64, multiple: bool },
+    Requeue { tag: u64 },
+}
+
+/// Takes messages from one queue, across reconnects.
+#[derive(Debug)]
+pub struct Consumer {
+    deliveries: mpsc::Receiver<Delivery>,
+    /// The first message of the next batch, when it did not fit into the last.
+    held: Option<Delivery>,
+    cancel: CancellationToken,
+}
+
+impl Consumer {
+    pub(crate) fn start(
+        link: Link,
+        queue: String,
+        config: ConsumerConfig,
+        tasks: &TaskTracker,
+        closing: CancellationToken,
+    ) -> Self {
+        let (sender, deliveries) = mpsc::channel(config.prefetch.max(1).into());
+        let cancel = CancellationToken::new();
+        let subscription =
+            Subscription { link, queue, config, sender, cancel: cancel.clone(), tasks: tasks.clone() };
+        tasks.spawn(async move {
+            tokio::select! {
+                () = closing.cancelled() => {}
+                () = subscription.run() => {}
+            }
+        });
+        Self { deliveries, held: None, cancel }
+    }
+
+    /// The next message; `None` after [`Consumer::cancel`] or [`crate::Broker::close`].
+    ///
+    /// Cancel safe.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        match self.held.take() {
+            Some(delivery) => Some(delivery),
+            None => self.deliveries.recv().await,
+        }
+    }
+
+    /// Waits for one message and takes what is already there with it: at most `max_messages` and, beyond
+    /// the first, `max_bytes` of payload. `None` as for [`Consumer::next`].
+    ///
+    /// Cancel safe. Do not mix with `next`: a batch's acknowledgement covers every message before it.
+    pub async fn next_batch(&mut self, max_messages: usize, max_bytes: usize) -> Option<Batch> {
+        let first = self.next().await?;
+        let mut bytes = first.received.body.len();
+        let (mut messages, mut last) = (vec![first.received], first.acker);
+        while messages.len() < max_messages
+            && let Ok(delivery) = self.deliveries.try_recv()
+        {
+            let same_channel = last.answers.same_channel(&delivery.acker.answers);
+            bytes += delivery.received.body.len();
+            if bytes > max_bytes || !same_channel {
+                self.held = Some(delivery);
+                break;
+            }
+            messages.push(delivery.received);
+            last = delivery.acker;
+        }
+        Some(Batch { messages, last })
+    }
+
+    /// Takes no more messages and gives back those not handed out yet. Acknowledgements of messages handed
+    /// out before still work.
+    pub async fn cancel(&mut self) {
+        self.cancel.cancel();
+        if let Some(delivery) = self.held.take() {
+            delivery.acker.requeue();
+        }
+        while let Some(delivery) = self.deliveries.recv().await {
+            delivery.acker.requeue();
+        }
+    }
+}
+
+/// The task behind a consumer.
+struct Subscription {
+    link: Link,
+    queue: String,
+    config: ConsumerConfig,
+    sender: mpsc::Sender<Delivery>,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Subscription {
+    async fn run(self) {
+        let mut backoff = Backoff::default();
+        loop {
+            let channel = tokio::select! {
+                () = self.cancel.cancelled() => return,
+                channel = self.link.channel(&mut backoff) => channel,
+            };
+            let Some(channel) = channel else { return };
+            let Err(error) = self.consume(&channel, &mut backoff).await else { return };
+            let reason = error.map_or_else(|| "cancelled by the broker".to_owned(), |error| error.to_string());
+            warn!(queue = self.queue, reason, "consumer lost; subscribing again");
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                () = backoff.wait() => {}
+            }
+            // The queue may have been deleted under our feet.
+            if let Err(error) = self.link.declare_topology().await {
+                warn!(queue = self.queue, %error, "the topology could not be declared again");
+            }
+        }
+    }
+
+    /// Consumes until cancelled (`Ok`), or until the channel is lost (`Err` with the reason, if one is known).
+    async fn consume(&self, channel: &Channel, backoff: &mut Backoff) -> Result<(), Option<lapin::Error>> {
+        channel.basic_qos(self.config.prefetch, BasicQosOptions::default()).await?;
+        let mut consumer = channel
+            .basic_consume(
+                self.queue.as_str().into(),
+                self.config.tag.as_str().into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+        let (answers, queue) = mpsc::unbounded_channel();
+        self.tasks.spawn(answer(channel.clone(), queue));
+        info!(queue = self.queue, prefetch = self.config.prefetch, "consuming");
+
+        loop {
+            let delivery = tokio::select! {
+                () = self.cancel.cancelled() => {
+                    let tag = consumer.tag();
+                    let _ = channel.basic_cancel(tag, BasicCancelOptions::default()).await;
+                    return Ok(());
+                }
+                delivery = consumer.next() => delivery,
+            };
+            let delivery = match delivery {
+                Some(Ok(delivery)) => delivery,
+                Some(Err(error)) => return Err(Some(error)),
+                None => return Err(None),
+            };
+            backoff.reset();
+            let received = Received::new(
+                delivery.data,
+                delivery.exchange.as_str(),
+                delivery.routing_key.as_str(),
+                delivery.redelivered,
+                &delivery.properties,
+            );
+            let acker = Acker { tag: delivery.delivery_tag, answers: answers.clone() };
+            // There is room for every message that the prefetch lets through on one channel; after a
+            // reconnect the wait ends as soon as older messages are taken.
+            if self.sender.send(Delivery { received, acker }).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Answers messages on their channel without awaiting one answer before the next. Ends when the consumer
+/// and every acker of the channel are gone; then the channel closes.
+async fn answer(channel: Channel, mut queue: mpsc::UnboundedReceiver<Answer>) {
+    let mut sending = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(sent) = sending.next(), if !sending.is_empty() => {
+                let sent: lapin::Result<()> = sent;
+                if sent.is_err() {
+                    // The channel is gone: its messages come back to the queue by themselves.
+                    return;
+                }
+            }
+            answer = queue.recv() => match answer {
+                Some(answer) => sending.push(send(&channel, answer)),
+                None => break,
+            }
+        }
+    }
+    while sending.next().await.is_some() {}
+    let _ = channel.close(200, "OK".into()).await;
+}
+
+async fn send(channel: &Channel, answer: Answer) -> lapin::Result<()> {
+    match answer {
+        Answer::Ack { tag, multiple } => channel.basic_ack(tag, BasicAckOptions { multiple }).await,
+        Answer::Requeue { tag } => {
+            channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What can go wrong with the broker, named for what it means to the caller.
+
+use std::time::Duration;
+
+/// The broker could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The URL is not an AMQP URL.
+    #[error("not an AMQP URL: {reason}")]
+    Url {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The trusted certificates could not be read.
+    #[error("the CA file {path} cannot be read")]
+    CaFile {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No answer in time.
+    #[error("no answer from the broker within {0:?}")]
+    Timeout(Duration),
+    /// lapin's own error.
+    #[error(transparent)]
+    Amqp(#[from] lapin::Error),
+}
+
+/// A message was not confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// No queue is bound for it, even after the topology was declared again.
+    #[error("no queue takes messages for exchange `{exchange}` and routing key `{routing_key}`")]
+    Unroutable {
+        /// The exchange.
+        exchange: String,
+        /// The routing key.
+        routing_key: String,
+    },
+    /// The broker refused it: the queue is full.
+    #[error("the broker refused the message for routing key `{routing_key}`: the queue is full")]
+    Refused {
+        /// The routing key.
+        routing_key: String,
+    },
+    /// Not confirmed in time; it may still arrive.
+    #[error("not confirmed within {0:?}")]
+    Timeout(Duration),
+    /// The broker connection was closed for good.
+    #[error("the connection to the broker is closed")]
+    Closed,
+}

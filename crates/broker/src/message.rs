@@ -1,0 +1,137 @@
+//! What is published, and what its headers say.
+
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+
+/// A message to be published: persistent and mandatory, always.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// The exchange; empty for the default exchange, which routes to the queue named by the routing key.
+    pub exchange: String,
+    /// The routing key.
+    pub routing_key: String,
+    /// The payload.
+    pub body: Bytes,
+    /// The MIME type of the payload.
+    pub content_type: Option<String>,
+    /// How the payload is encoded, for example `gzip`.
+    pub content_encoding: Option<String>,
+    /// The application's id of the message.
+    pub message_id: Option<String>,
+    /// Further headers.
+    pub headers: Headers,
+}
+
+impl Message {
+    /// A message straight to a queue.
+    pub fn to_queue(queue: impl Into<String>, body: Bytes) -> Self {
+        Self::to_exchange(String::new(), queue, body)
+    }
+
+    /// A message to an exchange.
+    pub fn to_exchange(exchange: impl Into<String>, routing_key: impl Into<String>, body: Bytes) -> Self {
+        Self {
+            exchange: exchange.into(),
+            routing_key: routing_key.into(),
+            body,
+            content_type: None,
+            content_encoding: None,
+            message_id: None,
+            headers: Headers::default(),
+        }
+    }
+
+    /// Says what the payload is.
+    #[must_use]
+    pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
+        self.content_type = Some(content_type.into());
+        self
+    }
+
+    /// Gives the message the application's id.
+    #[must_use]
+    pub fn message_id(mut self, id: impl Into<String>) -> Self {
+        self.message_id = Some(id.into());
+        self
+    }
+
+    /// Adds a text header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.set(name, value);
+        self
+    }
+
+    /// The AMQP properties, with the publisher's own number of this publish.
+    pub(crate) fn properties(&self, sequence: u64) -> BasicProperties {
+        const PERSISTENT: u8 = 2;
+        let mut properties = BasicProperties::default()
+            .with_delivery_mode(PERSISTENT)
+            .with_correlation_id(sequence.to_string().into())
+            .with_headers(self.headers.table.clone());
+        if let Some(content_type) = &self.content_type {
+            properties = properties.with_content_type(content_type.as_str().into());
+        }
+        if let Some(content_encoding) = &self.content_encoding {
+            properties = properties.with_content_encoding(content_encoding.as_str().into());
+        }
+        if let Some(id) = &self.message_id {
+            properties = properties.with_message_id(id.as_str().into());
+        }
+        properties
+    }
+}
+
+/// A message's headers.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Headers {
+    table: FieldTable,
+}
+
+impl Headers {
+    pub(crate) fn of(properties: &BasicProperties) -> Self {
+        Self { table: properties.headers().clone().unwrap_or_default() }
+    }
+
+    /// The text of a header; `None` if it is absent or not text.
+    pub fn text(&self, name: &str) -> Option<String> {
+        match self.table.inner().get(name)? {
+            AMQPValue::LongString(text) => Some(text.to_string()),
+            AMQPValue::ShortString(text) => Some(text.to_string()),
+            _ => None,
+        }
+    }
+
+    /// Sets a header to a text.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.table.insert(name.into(), AMQPValue::LongString(value.into()));
+    }
+
+    /// Removes every header whose name starts with `prefix`.
+    pub fn remove_starting_with(&mut self, prefix: &str) {
+        let kept = self.table.inner().iter().filter(|(name, _)| !name.as_str().starts_with(prefix));
+        self.table = kept.map(|(name, value)| (name.clone(), value.clone())).collect::<std::collections::BTreeMap<_, _>>().into();
+    }
+
+    /// Every header as text, for people.
+    pub fn iter(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        self.table.inner().iter().map(|(name, value)| {
+            let value = match value {
+                AMQPValue::LongString(text) => text.to_string(),
+                other => format!("{other:?}"),
+            };
+            (name.to_string(), value)
+        })
+    }
+
+    /// How often the queue already delivered the message in vain (`x-delivery-count` of quorum queues).
+    pub fn delivery_count(&self) -> Option<i64> {
+        self.table.inner().get("x-delivery-count").and_then(AMQPValue::as_long_long_int)
+    }
+
+    /// The queue that a dead letter was first taken from (`x-first-death-queue`).
+    pub fn first_death_queue(&self) -> Option<String> {
+        self.text("x-first-death-queue")
+    }
+}

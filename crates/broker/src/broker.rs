@@ -41,7 +41,10 @@ pub struct BrokerConfig {
 
 impl fmt::Debug for BrokerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BrokerConfig").field("url", &"[redacted]").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("BrokerConfig")
+            .field("url", &"[redacted]")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 

@@ -236,7 +236,8 @@ impl Subscription {
             };
             let Some(channel) = channel else { return };
             let Err(error) = self.consume(&channel, &mut backoff).await else { return };
-            let reason = error.map_or_else(|| "cancelled by the broker".to_owned(), |error| error.to_string());
+            let reason =
+                error.map_or_else(|| "cancelled by the broker".to_owned(), |error| error.to_string());
             warn!(queue = self.queue, reason, "consumer lost; subscribing again");
             tokio::select! {
                 () = self.cancel.cancelled() => return,

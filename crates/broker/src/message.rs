@@ -111,7 +111,10 @@ impl Headers {
     /// Removes every header whose name starts with `prefix`.
     pub fn remove_starting_with(&mut self, prefix: &str) {
         let kept = self.table.inner().iter().filter(|(name, _)| !name.as_str().starts_with(prefix));
-        self.table = kept.map(|(name, value)| (name.clone(), value.clone())).collect::<std::collections::BTreeMap<_, _>>().into();
+        self.table = kept
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect::<std::collections::BTreeMap<_, _>>()
+            .into();
     }
 
     /// Every header as text, for people.

@@ -131,7 +131,8 @@ enum ChannelEnd {
     Returned { sequence: Option<u64> },
 }
 
-type Confirms = FuturesUnordered<futures_util::future::BoxFuture<'static, (u64, lapin::Result<Confirmation>)>>;
+type Confirms =
+    FuturesUnordered<futures_util::future::BoxFuture<'static, (u64, lapin::Result<Confirmation>)>>;
 
 struct State {
     queue: mpsc::Receiver<Request>,
@@ -169,7 +170,8 @@ impl State {
     async fn publish_on(&mut self, channel: &Channel, backoff: &mut Backoff) -> ChannelEnd {
         let mut confirms = Confirms::new();
         loop {
-            if confirms.is_empty() && self.again.is_empty() && self.queue.is_closed() && self.queue.is_empty() {
+            if confirms.is_empty() && self.again.is_empty() && self.queue.is_closed() && self.queue.is_empty()
+            {
                 return ChannelEnd::Finished;
             }
             tokio::select! {
@@ -202,7 +204,8 @@ impl State {
         &mut self,
         channel: &Channel,
         request: Request,
-    ) -> lapin::Result<Option<futures_util::future::BoxFuture<'static, (u64, lapin::Result<Confirmation>)>>> {
+    ) -> lapin::Result<Option<futures_util::future::BoxFuture<'static, (u64, lapin::Result<Confirmation>)>>>
+    {
         if request.reply.is_closed() {
             return Ok(None);
         }
@@ -226,7 +229,11 @@ impl State {
 
     /// Takes every confirm that is there. None of them is believed if one carries a return: lapin may have
     /// attached it to another message's confirm.
-    fn settle(&mut self, first: (u64, lapin::Result<Confirmation>), confirms: &mut Confirms) -> Option<ChannelEnd> {
+    fn settle(
+        &mut self,
+        first: (u64, lapin::Result<Confirmation>),
+        confirms: &mut Confirms,
+    ) -> Option<ChannelEnd> {
         let mut settled = vec![first];
         while let Some(Some(next)) = confirms.next().now_or_never() {
             settled.push(next);

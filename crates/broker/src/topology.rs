@@ -146,7 +146,12 @@ impl Topology {
         for exchange in &self.topic_exchanges {
             let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
             channel
-                .exchange_declare(exchange.as_str().into(), ExchangeKind::Topic, options, FieldTable::default())
+                .exchange_declare(
+                    exchange.as_str().into(),
+                    ExchangeKind::Topic,
+                    options,
+                    FieldTable::default(),
+                )
                 .await?;
         }
         for queue in &self.queues {

@@ -80,12 +80,12 @@ pub fn accept_value(
     value: js::Value<'_>,
     circumstances: Circumstances<'_>,
 ) -> Result<AcceptedEvent, NotAccepted> {
-    accept(Envelope::from_json(value)?, circumstances)
+    accept(&Envelope::from_json(value)?, circumstances)
 }
 
 /// Checks an envelope, from whatever encoding it was read.
 pub fn accept(
-    envelope: Envelope<'_>,
+    envelope: &Envelope<'_>,
     circumstances: Circumstances<'_>,
 ) -> Result<AcceptedEvent, NotAccepted> {
     let mut errors = Errors::default();
@@ -185,11 +185,7 @@ fn check_recipients(recipients: &[impl AsRef<str>], errors: &mut Errors) -> Vec<
 fn check_schema(event_type: EventType, data: &js::Object<'_>, errors: &mut Errors) {
     let data = data.iter().map(|(key, value)| (key.clone().into_owned(), value.to_serde())).collect();
     for violation in event_type.violations(&serde_json::Value::Object(data), MAX_ERRORS) {
-        errors.add(
-            RejectionCode::SchemaViolation,
-            format!("/data{}", violation.pointer),
-            violation.message,
-        );
+        errors.add(RejectionCode::SchemaViolation, format!("/data{}", violation.pointer), violation.message);
     }
 }
 

@@ -53,7 +53,7 @@ pub struct Schedule {
 /// The promised schedule: now, +1 min, +5 min (guide, *Limites*).
 impl Default for Schedule {
     fn default() -> Self {
-        Self::new(vec![Duration::from_secs(60), Duration::from_secs(300)])
+        Self::new(vec![Duration::from_mins(1), Duration::from_mins(5)])
     }
 }
 

@@ -162,7 +162,8 @@ mod tests {
 
     #[test]
     fn what_is_not_a_secret_is_refused() {
-        for text in ["", "whsec_", "whsec_AAEC", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "whsec_%%%"] {
+        for text in ["", "whsec_", "whsec_AAEC", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "whsec_%%%"]
+        {
             assert_eq!(WebhookSecret::parse(text), Err(InvalidSecret), "{text}");
         }
     }
@@ -180,8 +181,14 @@ mod tests {
         let signer = Signer::new(&WebhookSecret::parse(SECRET).unwrap(), None);
         let body = r#"{"event":"booking.created","note":"é"}"#.as_bytes();
         let id = PublicEventId::parse("evt_1").unwrap();
-        assert_eq!(signer.lok_signature(body), "1dbecd4846532a29801df35c29f7215e05fe164c1142efdb45cf4bc559ba73ac");
-        assert_eq!(signer.standard_signature(&id, at(1_705_314_600), body), "v1,Gx6J5EbFwV26WXpH97UHrOyG+nR3L+FlCE/JjioHZxs=");
+        assert_eq!(
+            signer.lok_signature(body),
+            "1dbecd4846532a29801df35c29f7215e05fe164c1142efdb45cf4bc559ba73ac"
+        );
+        assert_eq!(
+            signer.standard_signature(&id, at(1_705_314_600), body),
+            "v1,Gx6J5EbFwV26WXpH97UHrOyG+nR3L+FlCE/JjioHZxs="
+        );
     }
 
     #[test]

@@ -94,7 +94,8 @@ where
     C: Fn(Vec<I>) -> F,
     F: Future<Output = Vec<O>>,
 {
-    let (items, replies): (Vec<_>, Vec<_>) = entries.into_iter().map(|entry| (entry.item, entry.reply)).unzip();
+    let (items, replies): (Vec<_>, Vec<_>) =
+        entries.into_iter().map(|entry| (entry.item, entry.reply)).unzip();
     let answers = commit(items).await;
     debug_assert_eq!(answers.len(), replies.len(), "commit answers for every item");
     for (reply, answer) in replies.into_iter().zip(answers) {

@@ -1,1 +1,27 @@
+#![doc = include_str!("../README.md")]
 
+mod attempts;
+mod deliveries;
+mod encryption;
+mod error;
+mod events;
+mod history;
+mod listener;
+mod migrations;
+mod partitions;
+mod pool;
+mod schema;
+mod statement;
+mod webhooks;
+
+pub use attempts::{AttemptRecord, AttemptResult};
+pub use deliveries::{DeliveryState, NewDelivery, WebhookState};
+pub use encryption::{KeyError, SecretKeys};
+pub use error::{SchemaMismatch, StoreError};
+pub use events::{Inserted, NewEvent, StoredEvent};
+pub use history::{Delivery, DeliveryFilter, DeliveryPage, DeliveryStatus, Page, Statistics};
+pub use listener::{Change, ChangeListener};
+pub use pool::{Store, StoreConfig};
+pub use webhooks::{
+    CreateError, Created, IdempotencyKey, NewWebhook, Webhook, WebhookChanges, WebhookPage, WebhookTarget,
+};

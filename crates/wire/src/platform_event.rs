@@ -10,7 +10,10 @@ use prost::Message;
 use crate::proto;
 
 /// Checks a `lokroom.webhooks.v1.PlatformEvent`. Empty strings are absent fields, as proto3 has it.
-pub fn accept_protobuf(message: &[u8], circumstances: Circumstances<'_>) -> Result<AcceptedEvent, NotAccepted> {
+pub fn accept_protobuf(
+    message: &[u8],
+    circumstances: Circumstances<'_>,
+) -> Result<AcceptedEvent, NotAccepted> {
     check_size(message.len())?;
     let decoded = proto::PlatformEvent::decode(message).map_err(|error| {
         let message = format!("not a lokroom.webhooks.v1.PlatformEvent: {error}");
@@ -30,7 +33,7 @@ pub fn accept_protobuf(message: &[u8], circumstances: Circumstances<'_>) -> Resu
         recipients: decoded.recipients.iter().map(|user| Cow::Borrowed(user.as_str())).collect(),
         data: Envelope::parse_data(&decoded.data)?,
     };
-    accept(envelope, circumstances)
+    accept(&envelope, circumstances)
 }
 
 fn present(text: &str) -> Option<Cow<'_, str>> {
@@ -38,7 +41,13 @@ fn present(text: &str) -> Option<Cow<'_, str>> {
 }
 
 /// Encodes an event as internal services do.
-pub fn encode(id: &str, event: &str, timestamp: &str, recipients: Vec<String>, data: bytes::Bytes) -> Vec<u8> {
+pub fn encode(
+    id: &str,
+    event: &str,
+    timestamp: &str,
+    recipients: Vec<String>,
+    data: bytes::Bytes,
+) -> Vec<u8> {
     proto::PlatformEvent { id: id.into(), event: event.into(), timestamp: timestamp.into(), recipients, data }
         .encode_to_vec()
 }

@@ -76,7 +76,11 @@ fn required<'a, T>(
 }
 
 /// Absent and `null` are the same for a field that may be left out.
-fn optional_string<'a>(value: Option<js::Value<'a>>, field: &str, errors: &mut Errors) -> Option<Cow<'a, str>> {
+fn optional_string<'a>(
+    value: Option<js::Value<'a>>,
+    field: &str,
+    errors: &mut Errors,
+) -> Option<Cow<'a, str>> {
     match value? {
         js::Value::Null => None,
         value => string(value, field, errors),
@@ -98,7 +102,11 @@ fn strings<'a>(value: js::Value<'a>, field: &str, errors: &mut Errors) -> Option
         add_wrong_type(field, "an array of strings", &value, errors);
         return None;
     };
-    items.into_iter().enumerate().map(|(index, item)| string(item, &format!("{field}/{index}"), errors)).collect()
+    items
+        .into_iter()
+        .enumerate()
+        .map(|(index, item)| string(item, &format!("{field}/{index}"), errors))
+        .collect()
 }
 
 fn object<'a>(value: js::Value<'a>, field: &str, errors: &mut Errors) -> Option<js::Object<'a>> {

@@ -51,7 +51,10 @@ fn a_valid_message_becomes_the_body_that_receivers_get() {
 
 #[test]
 fn what_a_publisher_leaves_out_is_filled_in() {
-    let event = accepted(&message(r#""id":"order-1","event""#, r#""event""#).replace(r#""timestamp":"2024-01-15T10:30:00Z","#, ""));
+    let event = accepted(
+        &message(r#""id":"order-1","event""#, r#""event""#)
+            .replace(r#""timestamp":"2024-01-15T10:30:00Z","#, ""),
+    );
     assert_eq!(event.public_id().as_str(), event.id.to_string());
     assert_eq!(event.timestamp.as_str(), "2024-01-15T10:30:00.000Z");
 
@@ -94,9 +97,7 @@ fn every_rule_of_the_envelope_has_a_code_and_a_place() {
 
 #[test]
 fn all_errors_of_a_message_are_told_at_once() {
-    let rejection = rejected(
-        r#"{"id":" ","event":"x","timestamp":"y","recipients":[],"data":{}}"#,
-    );
+    let rejection = rejected(r#"{"id":" ","event":"x","timestamp":"y","recipients":[],"data":{}}"#);
     assert_eq!(
         codes_and_places(&rejection),
         [

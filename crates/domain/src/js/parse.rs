@@ -56,7 +56,7 @@ pub fn parse(bytes: &[u8], max_depth: usize) -> Result<Value<'_>, JsonError> {
         pointer: Pointer::default(),
     })?;
     let mut parser = Parser { text, at: 0, depth_left: max_depth, max_depth };
-    let value = parser.document().map_err(|failure| {
+    let value = parser.document().map_err(|Failure(failure)| {
         let mut pointer = Pointer::default();
         failure.path.iter().rev().for_each(|token| pointer.push(token));
         JsonError { problem: failure.problem, offset: failure.offset, pointer }
@@ -64,21 +64,27 @@ pub fn parse(bytes: &[u8], max_depth: usize) -> Result<Value<'_>, JsonError> {
     Ok(value)
 }
 
-/// A failure on its way up: every level adds where it was.
-struct Failure {
+/// A failure on its way up: every level adds where it was. Boxed because results are returned at every value.
+struct Failure(Box<JsonFailure>);
+
+struct JsonFailure {
     problem: Problem,
     offset: usize,
     path: Vec<String>,
 }
 
 impl Failure {
-    fn below(mut self, token: impl ToString) -> Box<Self> {
-        self.path.push(token.to_string());
-        Box::new(self)
+    fn new(problem: Problem, offset: usize) -> Self {
+        Self(Box::new(JsonFailure { problem, offset, path: Vec::new() }))
+    }
+
+    fn below(mut self, token: &impl ToString) -> Self {
+        self.0.path.push(token.to_string());
+        self
     }
 }
 
-type Parsed<T> = Result<T, Box<Failure>>;
+type Parsed<T> = Result<T, Failure>;
 
 struct Parser<'a> {
     text: &'a str,
@@ -153,7 +159,7 @@ impl<'a> Parser<'a> {
             return Ok(Value::Array(items));
         }
         loop {
-            let item = self.value().map_err(|failure| failure.below(items.len()))?;
+            let item = self.value().map_err(|failure| failure.below(&items.len()))?;
             items.push(item);
             if self.closes(b']') {
                 return Ok(Value::Array(items));
@@ -240,7 +246,7 @@ impl<'a> Parser<'a> {
         if !(0xD800..=0xDFFF).contains(&first) {
             return Ok(char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER));
         }
-        let lone = |at| Box::new(Failure { problem: Problem::LoneSurrogate, offset: at, path: Vec::new() });
+        let lone = |at| Failure::new(Problem::LoneSurrogate, at);
         if first > 0xDBFF || !self.text.as_bytes()[self.at..].starts_with(b"\\u") {
             return Err(lone(start));
         }
@@ -286,7 +292,7 @@ impl<'a> Parser<'a> {
             self.at_least_one_digit()?;
         }
 
-        let failure = |problem| Err(Box::new(Failure { problem, offset: start, path: Vec::new() }));
+        let failure = |problem| Err(Failure::new(problem, start));
         let literal = &self.text[start..self.at];
         let Ok(value) = literal.parse::<f64>() else {
             return failure(Problem::Malformed { expected: "a number" });
@@ -324,12 +330,12 @@ impl<'a> Parser<'a> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    fn malformed(&self, expected: &'static str) -> Box<Failure> {
+    fn malformed(&self, expected: &'static str) -> Failure {
         self.fail(Problem::Malformed { expected })
     }
 
-    fn fail(&self, problem: Problem) -> Box<Failure> {
-        Box::new(Failure { problem, offset: self.at, path: Vec::new() })
+    fn fail(&self, problem: Problem) -> Failure {
+        Failure::new(problem, self.at)
     }
 }
 
@@ -351,8 +357,30 @@ mod tests {
     #[test]
     fn what_is_not_json_is_refused_with_its_place() {
         for json in [
-            "", " ", "{", "[1,]", "{\"a\":}", "{\"a\" 1}", "{a:1}", "nul", "NaN", "-", "01", "1.", "1e",
-            "\"\u{1}\"", "\"a", "\"\\x\"", "\"\\u12\"", "[1]]", "{} {}", "Infinity", "+1", "'a'", ".5", "0x1",
+            "",
+            " ",
+            "{",
+            "[1,]",
+            "{\"a\":}",
+            "{\"a\" 1}",
+            "{a:1}",
+            "nul",
+            "NaN",
+            "-",
+            "01",
+            "1.",
+            "1e",
+            "\"\u{1}\"",
+            "\"a",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "[1]]",
+            "{} {}",
+            "Infinity",
+            "+1",
+            "'a'",
+            ".5",
+            "0x1",
         ] {
             assert!(matches!(problem(json).0, Problem::Malformed { .. }), "{json}");
         }

@@ -141,7 +141,9 @@ mod tests {
     #[test]
     fn only_the_necessary_escapes_remain() {
         assert_eq!(
-            stringified(r#" { "k" : "\u00e9 \u20ac \ud83d\ude00 \/ \u0007 \u001F \u007f \u2028 \" \\ \b\f\n\r\t" } "#),
+            stringified(
+                r#" { "k" : "\u00e9 \u20ac \ud83d\ude00 \/ \u0007 \u001F \u007f \u2028 \" \\ \b\f\n\r\t" } "#
+            ),
             "{\"k\":\"é € 😀 / \\u0007 \\u001f \u{7f} \u{2028} \\\" \\\\ \\b\\f\\n\\r\\t\"}"
         );
     }

@@ -1,0 +1,59 @@
+//! What an attempt gave.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use domain::network::BlockedAddress;
+
+/// A request that was made, or tried.
+#[derive(Debug)]
+pub struct Attempt {
+    /// From the start to the end of the attempt.
+    pub duration: Duration,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A status line arrived in time.
+    Responded(Response),
+    /// None did.
+    Failed(AttemptError),
+}
+
+/// A response, as far as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// The status.
+    pub status: u16,
+    /// The body's first bytes.
+    pub body: Bytes,
+}
+
+/// Why there was no response, in words for the developer whose server it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AttemptError {
+    /// No status line in time.
+    #[error("timeout: no response within {0:?}")]
+    Timeout(Duration),
+    /// The connection took too long.
+    #[error("timeout: no connection within {0:?}")]
+    ConnectTimeout(Duration),
+    /// The host name does not lead anywhere.
+    #[error("DNS: {0}")]
+    Dns(String),
+    /// The host leads to addresses that requests may not go to.
+    #[error("blocked: {0}")]
+    Blocked(BlockedAddress),
+    /// Nobody accepts connections.
+    #[error("connection failed: {0}")]
+    Connect(String),
+    /// The server's certificate or TLS is wrong.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// The connection ended, or what came was not HTTP.
+    #[error("no valid HTTP response: {0}")]
+    Protocol(String),
+}

@@ -1,0 +1,155 @@
+//! The start-up story of a service.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use tracing::{error, info};
+
+use crate::admin;
+use crate::clock::Clock;
+use crate::readiness::Readiness;
+use crate::settings::{self, Settings};
+use crate::shutdown::Shutdown;
+use crate::telemetry;
+
+/// Exit code for wrong configuration or arguments.
+const WRONG_CONFIGURATION: u8 = 2;
+
+/// What a service says of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct ServiceInfo {
+    /// The binary's name.
+    pub name: &'static str,
+    /// What it does, in a sentence.
+    pub about: &'static str,
+    /// The settings it cannot do without, as `section.key`.
+    pub required: &'static [&'static str],
+    /// Where its admin server listens unless configured.
+    pub admin: SocketAddr,
+}
+
+/// What a service gets to work with.
+#[derive(Debug)]
+pub struct Context {
+    /// The configuration, checked.
+    pub settings: Settings,
+    /// What has to work before the service may get traffic.
+    pub readiness: Readiness,
+    /// Going down.
+    pub shutdown: Shutdown,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Runs a service from its command line to its exit code: arguments and configuration are checked completely
+/// before any port is bound; `service` returns after it was drained.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to its user")]
+pub fn run<F, E>(info: ServiceInfo, service: impl FnOnce(Context) -> F) -> ExitCode
+where
+    F: Future<Output = Result<(), E>>,
+    E: std::fmt::Display,
+{
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let environment: BTreeMap<String, String> = std::env::vars().collect();
+    let load = |required| settings::load(&environment, required);
+    let refuse = |reason: &dyn std::fmt::Display| {
+        eprintln!("{}: {reason}", info.name);
+        ExitCode::from(WRONG_CONFIGURATION)
+    };
+
+    let settings = match arguments[..] {
+        [] => load(info.required),
+        ["--help" | "-h"] => {
+            println!("{}", help(info));
+            return ExitCode::SUCCESS;
+        }
+        ["--version" | "-V"] => {
+            println!("{} {}", info.name, env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        ["--print-config"] => match load(&[]) {
+            Ok(settings) => {
+                println!("{}", settings::print(&settings));
+                return ExitCode::SUCCESS;
+            }
+            Err(error) => Err(error),
+        },
+        [unknown, ..] => return refuse(&format!("unknown argument `{unknown}`; --help tells what there is")),
+    };
+    let settings = match settings {
+        Ok(settings) => settings,
+        Err(error) => return refuse(&error),
+    };
+    let filter = environment.get("RUST_LOG").map(String::as_str);
+    if let Err(error) = telemetry::init_logs(settings.log.format, filter) {
+        return refuse(&error);
+    }
+    let _ = rustls::crypto::ring::default_provider().install_default();
+
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&format!("the runtime does not start: {error}")),
+    };
+    runtime.block_on(async {
+        match start(info, settings, service).await {
+            Ok(()) => {
+                info!("stopped");
+                ExitCode::SUCCESS
+            }
+            Err(reason) => {
+                error!(reason, "stopped");
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+async fn start<F, E>(
+    info: ServiceInfo,
+    settings: Settings,
+    service: impl FnOnce(Context) -> F,
+) -> Result<(), String>
+where
+    F: Future<Output = Result<(), E>>,
+    E: std::fmt::Display,
+{
+    let metrics = telemetry::init_metrics().map_err(|error| error.to_string())?;
+    let shutdown = Shutdown::install(settings.shutdown.grace.0).map_err(|error| error.to_string())?;
+    let readiness = Readiness::default();
+    let stopping = readiness.check("not stopping");
+    stopping.pass();
+
+    let address = settings.admin.listen.map_or(info.admin, |listen| listen.0);
+    let admin = admin::start(address, readiness.clone(), metrics).map_err(|error| error.to_string())?;
+    info!(service = info.name, version = env!("CARGO_PKG_VERSION"), admin = %address, "starting");
+    let soft = shutdown.soft().clone();
+    tokio::spawn(async move {
+        soft.cancelled().await;
+        stopping.fail("stopping");
+    });
+
+    let context = Context { settings, readiness, shutdown, clock: Clock::system() };
+    let result = service(context).await.map_err(|error| format!("{error:#}"));
+    admin.stop(false).await;
+    result
+}
+
+fn help(info: ServiceInfo) -> String {
+    let required: Vec<_> = info.required.iter().map(|key| format!("  {key}")).collect();
+    format!(
+        "{name}: {about}\n\n\
+         Usage: {name} [--help | --version | --print-config]\n\n\
+         Configuration: built-in defaults < the TOML file named by LOK_CONFIG < environment variables.\n\
+         Admin server (/healthz, /readyz, /metrics): {admin} unless admin.listen says otherwise.\n\n\
+         Needed:\n{required}\n\n\
+         Keys, defaults and variables (one file serves all services):\n{keys}",
+        name = info.name,
+        about = info.about,
+        admin = info.admin,
+        required = required.join("\n"),
+        keys = settings::key_table(),
+    )
+}

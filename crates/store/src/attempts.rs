@@ -1,0 +1,162 @@
+//! Recording attempts.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::SubsecRound as _;
+use diesel::sql_types::{Array, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::{QueryableByName, sql_query};
+use diesel_async::RunQueryDsl as _;
+use domain::retry::AttemptNumber;
+use domain::{DeliveryId, Timestamp};
+use uuid::Uuid;
+
+use crate::error::StoreError;
+use crate::history::DeliveryStatus;
+use crate::pool::Store;
+use crate::statement::Prepared;
+
+/// An attempt that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptRecord {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// Which attempt.
+    pub attempt: AttemptNumber,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// How long it took.
+    pub duration: Duration,
+    /// The response's status, if there was a response.
+    pub response_status: Option<u16>,
+    /// The response's body as text, as far as it is kept.
+    pub response_body: Option<String>,
+    /// Why there was no success, in words for the developer.
+    pub error: Option<String>,
+    /// What follows.
+    pub result: AttemptResult,
+}
+
+/// What follows an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptResult {
+    /// The delivery is done.
+    Success,
+    /// Another attempt.
+    Retry {
+        /// When it is due.
+        at: Timestamp,
+    },
+    /// No attempts are left.
+    Failed,
+}
+
+impl AttemptResult {
+    fn status(self) -> DeliveryStatus {
+        match self {
+            Self::Success => DeliveryStatus::Success,
+            Self::Retry { .. } => DeliveryStatus::Pending,
+            Self::Failed => DeliveryStatus::Failed,
+        }
+    }
+
+    fn next_attempt_at(self) -> Option<Timestamp> {
+        match self {
+            Self::Retry { at } => Some(at),
+            Self::Success | Self::Failed => None,
+        }
+    }
+}
+
+#[derive(QueryableByName)]
+struct IdRow {
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
+}
+
+/// Every part sees the rows as they were before the statement, so `archived` copies the attempt that
+/// `recorded` overwrites. A row changed meanwhile by another dispatcher fails `recorded`'s condition.
+const RECORD: &str = "
+    WITH made AS (
+        SELECT * FROM unnest($1::uuid[], $2::integer[], $3::timestamptz[], $4::integer[], $5::integer[],
+                             $6::text[], $7::text[], $8::text[], $9::timestamptz[])
+            AS made (id, attempt, started_at, duration_ms, response_status,
+                     response_body, error, status, next_attempt_at)
+    ), recorded AS (
+        UPDATE deliveries delivery
+           SET status = made.status, attempts = made.attempt, last_attempt_at = made.started_at,
+               next_attempt_at = made.next_attempt_at, duration_ms = made.duration_ms,
+               response_status = made.response_status, response_body = made.response_body, error = made.error
+          FROM made
+         WHERE delivery.id = made.id AND delivery.status = 'pending' AND delivery.attempts = made.attempt - 1
+        RETURNING delivery.id, delivery.webhook_id, delivery.event_type, delivery.status
+    ), archived AS (
+        INSERT INTO delivery_attempts
+               (delivery_id, attempt, started_at, duration_ms, response_status, response_body, error)
+        SELECT delivery.id, delivery.attempts, delivery.last_attempt_at, delivery.duration_ms,
+               delivery.response_status, delivery.response_body, delivery.error
+          FROM deliveries delivery
+          JOIN made ON made.id = delivery.id AND made.attempt > 1
+         WHERE delivery.attempts = made.attempt - 1 AND delivery.last_attempt_at IS NOT NULL
+        ON CONFLICT DO NOTHING
+    ), counted AS (
+        INSERT INTO webhook_statistics (webhook_id, event_type, pending, success, failed)
+        SELECT webhook_id, event_type, -count(*),
+               count(*) FILTER (WHERE status = 'success'), count(*) FILTER (WHERE status = 'failed')
+          FROM recorded
+         WHERE status <> 'pending'
+         GROUP BY webhook_id, event_type ORDER BY webhook_id, event_type
+        ON CONFLICT (webhook_id, event_type) DO UPDATE
+            SET pending = webhook_statistics.pending + excluded.pending,
+                success = webhook_statistics.success + excluded.success,
+                failed = webhook_statistics.failed + excluded.failed
+    )
+    SELECT id FROM recorded";
+
+impl Store {
+    /// Records attempts and what follows from them; a delivery may stand once in `attempts`. An attempt counts
+    /// only on a pending delivery that has made exactly the attempts before it, so recording it twice, here
+    /// or in another process, changes nothing. Returns the deliveries whose attempt was recorded. One statement;
+    /// primary keys.
+    pub async fn record_attempts(
+        &self,
+        attempts: &[AttemptRecord],
+    ) -> Result<HashSet<DeliveryId>, StoreError> {
+        let each = attempts.iter();
+        let ids: Vec<_> = each.clone().map(|made| made.delivery.uuid()).collect();
+        let numbers: Vec<_> = each.clone().map(|made| integer(made.attempt.get())).collect();
+        let started: Vec<_> = each.clone().map(|made| made.started_at.trunc_subsecs(3)).collect();
+        let durations: Vec<_> = each.clone().map(|made| integer(made.duration.as_millis())).collect();
+        let statuses: Vec<_> = each.clone().map(|made| made.response_status.map(i32::from)).collect();
+        let bodies: Vec<_> = each.clone().map(|made| made.response_body.as_deref().map(storable)).collect();
+        let errors: Vec<_> = each.clone().map(|made| made.error.as_deref().map(storable)).collect();
+        let results: Vec<_> = each.clone().map(|made| made.result.status().as_str()).collect();
+        let next: Vec<_> = each.clone().map(|made| made.result.next_attempt_at()).collect();
+
+        let mut connection = self.connection().await?;
+        let rows: Vec<IdRow> = Prepared(
+            sql_query(RECORD)
+                .bind::<Array<SqlUuid>, _>(ids)
+                .bind::<Array<Integer>, _>(numbers)
+                .bind::<Array<Timestamptz>, _>(started)
+                .bind::<Array<Integer>, _>(durations)
+                .bind::<Array<Nullable<Integer>>, _>(statuses)
+                .bind::<Array<Nullable<Text>>, _>(bodies)
+                .bind::<Array<Nullable<Text>>, _>(errors)
+                .bind::<Array<Text>, _>(results)
+                .bind::<Array<Nullable<Timestamptz>>, _>(next),
+        )
+        .load(&mut connection)
+        .await?;
+        Ok(rows.into_iter().map(|row| DeliveryId::from_uuid(row.id)).collect())
+    }
+}
+
+fn integer(number: impl TryInto<i32>) -> i32 {
+    number.try_into().unwrap_or(i32::MAX)
+}
+
+/// PostgreSQL's text cannot hold NUL.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}

@@ -1,0 +1,248 @@
+//! Deliveries: written when an event is fanned out, looked at before every attempt.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::{QueryableByName, sql_query};
+use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
+use domain::{DeliveryId, EventId, EventType, Timestamp, UserId, WebhookId};
+use uuid::Uuid;
+
+use crate::error::StoreError;
+use crate::events::NewEvent;
+use crate::history::DeliveryStatus;
+use crate::pool::Store;
+use crate::statement::Prepared;
+
+/// A delivery to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewDelivery {
+    /// Its id, a function of event and webhook.
+    pub id: DeliveryId,
+    /// Its webhook.
+    pub webhook: WebhookId,
+    /// Its event.
+    pub event: EventId,
+    /// What happened.
+    pub event_type: EventType,
+}
+
+/// What a webhook is at the moment of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebhookState {
+    /// It was deleted.
+    Gone,
+    /// It takes no events now.
+    Disabled,
+    /// It takes events; what is remembered of another revision is out of date.
+    Active {
+        /// The revision now.
+        revision: i64,
+    },
+}
+
+/// A delivery at the moment of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryState {
+    /// Its status.
+    pub status: DeliveryStatus,
+    /// Attempts recorded.
+    pub attempts: u32,
+    /// Its webhook.
+    pub webhook: WebhookState,
+    /// The event's body, where it was asked for.
+    pub body: Option<Bytes>,
+}
+
+#[derive(QueryableByName)]
+struct IdRow {
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
+}
+
+#[derive(QueryableByName)]
+struct StateRow {
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
+    #[diesel(sql_type = Text)]
+    status: String,
+    #[diesel(sql_type = Integer)]
+    attempts: i32,
+    #[diesel(sql_type = Nullable<Bool>)]
+    active: Option<bool>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    revision: Option<i64>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    body: Option<Vec<u8>>,
+}
+
+/// Only webhooks that still exist, are active and subscribe get a delivery, whatever the caller remembers.
+const RECORD_FAN_OUT: &str = "
+    WITH new AS (
+        SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[])
+            AS new (id, webhook_id, event_id, event_type)
+    ), inserted AS (
+        INSERT INTO deliveries (id, webhook_id, event_id, event_type, next_attempt_at, created_at)
+        SELECT new.id, new.webhook_id, new.event_id, new.event_type, $5, $5
+          FROM new
+          JOIN webhooks ON webhooks.id = new.webhook_id
+         WHERE webhooks.active AND new.event_type = ANY(webhooks.events)
+        ON CONFLICT (id) DO NOTHING
+        RETURNING id, webhook_id, event_type
+    ), counted AS (
+        INSERT INTO webhook_statistics (webhook_id, event_type, pending)
+        SELECT webhook_id, event_type, count(*) FROM inserted
+         GROUP BY webhook_id, event_type ORDER BY webhook_id, event_type
+        ON CONFLICT (webhook_id, event_type) DO UPDATE
+            SET pending = webhook_statistics.pending + excluded.pending
+    ), marked AS (
+        UPDATE events SET fanned_out_at = $5 WHERE id = ANY($6) AND fanned_out_at IS NULL
+    )
+    SELECT id FROM inserted";
+
+const UNATTEMPTED: &str =
+    "SELECT id FROM deliveries WHERE id = ANY($1) AND status = 'pending' AND attempts = 0";
+
+const CHECK: &str = "
+    SELECT delivery.id, delivery.status, delivery.attempts, webhook.active, webhook.revision, event.body
+      FROM unnest($1::uuid[], $2::boolean[]) AS wanted (id, body)
+      JOIN deliveries delivery ON delivery.id = wanted.id
+      LEFT JOIN webhooks webhook ON webhook.id = delivery.webhook_id
+      LEFT JOIN events event ON wanted.body AND event.id = delivery.event_id";
+
+const ABANDON: &str = "
+    WITH abandoned AS (
+        UPDATE deliveries delivery
+           SET status = 'failed', next_attempt_at = NULL, error = given.reason
+          FROM unnest($1::uuid[], $2::text[]) AS given (id, reason)
+         WHERE delivery.id = given.id AND delivery.status = 'pending'
+        RETURNING delivery.webhook_id, delivery.event_type
+    )
+    INSERT INTO webhook_statistics (webhook_id, event_type, pending, failed)
+    SELECT webhook_id, event_type, -count(*), count(*) FROM abandoned
+     GROUP BY webhook_id, event_type ORDER BY webhook_id, event_type
+    ON CONFLICT (webhook_id, event_type) DO UPDATE
+        SET pending = webhook_statistics.pending + excluded.pending,
+            failed = webhook_statistics.failed + excluded.failed";
+
+const INSERT_TEST_EVENT: &str = "
+    INSERT INTO events (id, public_id, type, recipients, timestamp, body, is_test, received_at, fanned_out_at)
+    VALUES ($1, $2, $3, ARRAY[$4], $5, $6, true, $7, $7)";
+
+impl Store {
+    /// Writes the deliveries of fanned-out events, each once however often it is asked for, and marks
+    /// `completed` events as fanned out. Returns those that are new. One statement; primary keys.
+    pub async fn record_fan_out(
+        &self,
+        deliveries: &[NewDelivery],
+        completed: &[EventId],
+        now: Timestamp,
+    ) -> Result<HashSet<DeliveryId>, StoreError> {
+        let uuids = |of: fn(&NewDelivery) -> Uuid| deliveries.iter().map(of).collect::<Vec<_>>();
+        let types: Vec<_> = deliveries.iter().map(|delivery| delivery.event_type.as_str()).collect();
+        let completed: Vec<_> = completed.iter().map(|event| event.uuid()).collect();
+        let mut connection = self.connection().await?;
+        let rows: Vec<IdRow> = Prepared(
+            sql_query(RECORD_FAN_OUT)
+                .bind::<Array<SqlUuid>, _>(uuids(|delivery| delivery.id.uuid()))
+                .bind::<Array<SqlUuid>, _>(uuids(|delivery| delivery.webhook.uuid()))
+                .bind::<Array<SqlUuid>, _>(uuids(|delivery| delivery.event.uuid()))
+                .bind::<Array<Text>, _>(types)
+                .bind::<Timestamptz, _>(now)
+                .bind::<Array<SqlUuid>, _>(completed),
+        )
+        .load(&mut connection)
+        .await?;
+        Ok(rows.into_iter().map(|row| DeliveryId::from_uuid(row.id)).collect())
+    }
+
+    /// Which of these deliveries exist, are pending and were never attempted. Primary key.
+    pub async fn unattempted(&self, ids: &[DeliveryId]) -> Result<HashSet<DeliveryId>, StoreError> {
+        let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
+        let mut connection = self.connection().await?;
+        let rows: Vec<IdRow> =
+            Prepared(sql_query(UNATTEMPTED).bind::<Array<SqlUuid>, _>(ids)).load(&mut connection).await?;
+        Ok(rows.into_iter().map(|row| DeliveryId::from_uuid(row.id)).collect())
+    }
+
+    /// What these deliveries and their webhooks are now; `true` asks for the event's body too. Absent
+    /// deliveries are left out. One statement; primary keys.
+    pub async fn check_deliveries(
+        &self,
+        wanted: &[(DeliveryId, bool)],
+    ) -> Result<HashMap<DeliveryId, DeliveryState>, StoreError> {
+        let ids: Vec<_> = wanted.iter().map(|(id, _)| id.uuid()).collect();
+        let bodies: Vec<_> = wanted.iter().map(|(_, body)| *body).collect();
+        let mut connection = self.connection().await?;
+        let rows: Vec<StateRow> =
+            Prepared(sql_query(CHECK).bind::<Array<SqlUuid>, _>(ids).bind::<Array<Bool>, _>(bodies))
+                .load(&mut connection)
+                .await?;
+        rows.into_iter().map(StateRow::into_state).collect()
+    }
+
+    /// Ends pending deliveries that can never be attempted, with the reason. One statement.
+    pub async fn abandon_deliveries(&self, abandoned: &[(DeliveryId, &str)]) -> Result<(), StoreError> {
+        let ids: Vec<_> = abandoned.iter().map(|(id, _)| id.uuid()).collect();
+        let reasons: Vec<_> = abandoned.iter().map(|(_, reason)| *reason).collect();
+        let mut connection = self.connection().await?;
+        Prepared(sql_query(ABANDON).bind::<Array<SqlUuid>, _>(ids).bind::<Array<Text>, _>(reasons))
+            .execute(&mut connection)
+            .await?;
+        Ok(())
+    }
+
+    /// Stores a sample event for one webhook alone, with its delivery. Returns whether there is a delivery:
+    /// not if the webhook was deleted or disabled meanwhile.
+    pub async fn create_test_delivery(
+        &self,
+        user: &UserId,
+        event: &NewEvent,
+        delivery: NewDelivery,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut connection = self.connection().await?;
+        connection
+            .transaction(async |connection| {
+                sql_query(INSERT_TEST_EVENT)
+                    .bind::<SqlUuid, _>(event.id.uuid())
+                    .bind::<Text, _>(event.public_id().as_str())
+                    .bind::<Text, _>(event.event_type.as_str())
+                    .bind::<Text, _>(user.as_str())
+                    .bind::<Text, _>(&event.timestamp)
+                    .bind::<Binary, _>(event.body.as_ref())
+                    .bind::<Timestamptz, _>(now)
+                    .execute(connection)
+                    .await?;
+                let inserted: Vec<IdRow> = sql_query(RECORD_FAN_OUT)
+                    .bind::<Array<SqlUuid>, _>(vec![delivery.id.uuid()])
+                    .bind::<Array<SqlUuid>, _>(vec![delivery.webhook.uuid()])
+                    .bind::<Array<SqlUuid>, _>(vec![delivery.event.uuid()])
+                    .bind::<Array<Text>, _>(vec![delivery.event_type.as_str()])
+                    .bind::<Timestamptz, _>(now)
+                    .bind::<Array<SqlUuid>, _>(Vec::<Uuid>::new())
+                    .load(connection)
+                    .await?;
+                Ok(!inserted.is_empty())
+            })
+            .await
+    }
+}
+
+impl StateRow {
+    fn into_state(self) -> Result<(DeliveryId, DeliveryState), StoreError> {
+        let webhook = match (self.active, self.revision) {
+            (Some(true), Some(revision)) => WebhookState::Active { revision },
+            (Some(_), _) => WebhookState::Disabled,
+            (None, _) => WebhookState::Gone,
+        };
+        let state = DeliveryState {
+            status: DeliveryStatus::read(&self.status)?,
+            attempts: u32::try_from(self.attempts).unwrap_or(0),
+            webhook,
+            body: self.body.map(Bytes::from),
+        };
+        Ok((DeliveryId::from_uuid(self.id), state))
+    }
+}

@@ -1,0 +1,241 @@
+//! Accepted events.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use diesel::sql_types::{Array, Binary, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::{QueryableByName, sql_query};
+use diesel_async::RunQueryDsl as _;
+use domain::{EventId, EventType, PublicEventId, Timestamp, UserId};
+use uuid::Uuid;
+
+use crate::error::StoreError;
+use crate::pool::Store;
+use crate::statement::Prepared;
+
+/// An event to be stored.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// Our id.
+    pub id: EventId,
+    /// The publisher's id, if one was given: what duplicates are recognised by.
+    pub publisher_id: Option<PublicEventId>,
+    /// What happened.
+    pub event_type: EventType,
+    /// Whom it concerns.
+    pub recipients: Vec<UserId>,
+    /// The payload's timestamp, character for character.
+    pub timestamp: String,
+    /// The body as every receiver gets it.
+    pub body: Bytes,
+}
+
+impl NewEvent {
+    /// The id that receivers see.
+    pub fn public_id(&self) -> PublicEventId {
+        self.publisher_id.clone().unwrap_or_else(|| PublicEventId::assigned(self.id))
+    }
+}
+
+/// An event as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Our id.
+    pub id: EventId,
+    /// The id that receivers see.
+    pub public_id: PublicEventId,
+    /// What happened.
+    pub event_type: EventType,
+    /// Whom it concerns.
+    pub recipients: Vec<UserId>,
+    /// The payload's timestamp, character for character.
+    pub timestamp: String,
+    /// The body as every receiver gets it.
+    pub body: Bytes,
+}
+
+/// What became of an event that was to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inserted {
+    /// It is stored now.
+    New,
+    /// Its publisher's id was seen within the last 24 hours.
+    Duplicate {
+        /// The event that is stored under that id.
+        event: EventId,
+        /// Whether a dispatcher has fanned it out.
+        fanned_out: bool,
+    },
+}
+
+#[derive(QueryableByName)]
+struct InsertedRow {
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
+}
+
+#[derive(QueryableByName)]
+struct DuplicateRow {
+    #[diesel(sql_type = Text)]
+    publisher_id: String,
+    #[diesel(sql_type = SqlUuid)]
+    event_id: Uuid,
+    #[diesel(sql_type = Bool)]
+    fanned_out: bool,
+}
+
+#[derive(QueryableByName)]
+struct EventRow {
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
+    #[diesel(sql_type = Text)]
+    public_id: String,
+    #[diesel(sql_type = Text)]
+    event_type: String,
+    #[diesel(sql_type = Array<Text>)]
+    recipients: Vec<String>,
+    #[diesel(sql_type = Text)]
+    timestamp: String,
+    #[diesel(sql_type = Binary)]
+    body: Vec<u8>,
+}
+
+/// `recipients` is an array for each row: joined by a character that no user id holds (ids have no control
+/// characters), because PostgreSQL's arrays of arrays must be rectangular.
+const INSERT: &str = "
+    WITH new AS (
+        SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[])
+            AS new (id, publisher_id, public_id, type, recipients, timestamp, body)
+    ), key AS (
+        INSERT INTO event_keys (publisher_id, event_id, first_seen)
+        SELECT publisher_id, id, $8 FROM new WHERE publisher_id IS NOT NULL ORDER BY publisher_id
+        ON CONFLICT (publisher_id) DO UPDATE
+            SET event_id = excluded.event_id, first_seen = excluded.first_seen
+            WHERE event_keys.first_seen < excluded.first_seen - interval '24 hours'
+        RETURNING event_id
+    )
+    INSERT INTO events (id, public_id, type, recipients, timestamp, body, received_at)
+    SELECT id, public_id, type, string_to_array(recipients, E'\\x1f'), timestamp, body, $8
+      FROM new
+     WHERE publisher_id IS NULL OR id IN (SELECT event_id FROM key)
+    RETURNING id";
+
+const DUPLICATES: &str = "
+    SELECT key.publisher_id, key.event_id, (event.fanned_out_at IS NOT NULL OR event.id IS NULL) AS fanned_out
+      FROM event_keys key
+      LEFT JOIN events event ON event.id = key.event_id
+     WHERE key.publisher_id = ANY($1)";
+
+const LOAD: &str = "
+    SELECT id, public_id, type AS event_type, recipients, timestamp, body FROM events WHERE id = ANY($1)";
+
+const RECIPIENT_SEPARATOR: &str = "\u{1f}";
+
+impl Store {
+    /// Stores events, each publisher's id once in 24 hours, also when it stands twice in `events` or other
+    /// processes store it in the same instant. Answers for every event, in order. One statement, and one more if
+    /// there are duplicates.
+    pub async fn insert_events(
+        &self,
+        events: &[NewEvent],
+        now: Timestamp,
+    ) -> Result<Vec<Inserted>, StoreError> {
+        let firsts = first_of_each_publisher_id(events);
+        let column =
+            |value: fn(&NewEvent) -> String| firsts.iter().map(|event| value(event)).collect::<Vec<_>>();
+        let ids: Vec<_> = firsts.iter().map(|event| event.id.uuid()).collect();
+        let publisher_ids: Vec<_> =
+            firsts.iter().map(|event| event.publisher_id.as_ref().map(PublicEventId::as_str)).collect();
+        let bodies: Vec<&[u8]> = firsts.iter().map(|event| event.body.as_ref()).collect();
+
+        let mut connection = self.connection().await?;
+        let inserted: Vec<InsertedRow> = Prepared(
+            sql_query(INSERT)
+                .bind::<Array<SqlUuid>, _>(ids)
+                .bind::<Array<Nullable<Text>>, _>(publisher_ids)
+                .bind::<Array<Text>, _>(column(|event| event.public_id().to_string()))
+                .bind::<Array<Text>, _>(column(|event| event.event_type.to_string()))
+                .bind::<Array<Text>, _>(column(|event| join(&event.recipients)))
+                .bind::<Array<Text>, _>(column(|event| event.timestamp.clone()))
+                .bind::<Array<Binary>, _>(bodies)
+                .bind::<Timestamptz, _>(now),
+        )
+        .load(&mut connection)
+        .await?;
+        if inserted.len() == events.len() {
+            return Ok(vec![Inserted::New; events.len()]);
+        }
+
+        let inserted: std::collections::HashSet<_> = inserted.into_iter().map(|row| row.id).collect();
+        let is_new = |event: &NewEvent| inserted.contains(&event.id.uuid());
+        let publisher_ids: Vec<_> = events
+            .iter()
+            .filter(|event| !is_new(event))
+            .filter_map(|event| event.publisher_id.as_ref().map(PublicEventId::as_str))
+            .collect();
+        let duplicates: Vec<DuplicateRow> =
+            Prepared(sql_query(DUPLICATES).bind::<Array<Text>, _>(publisher_ids))
+                .load(&mut connection)
+                .await?;
+        let duplicates: HashMap<String, Inserted> = duplicates
+            .into_iter()
+            .map(|row| {
+                let event = EventId::from_uuid(row.event_id);
+                (row.publisher_id, Inserted::Duplicate { event, fanned_out: row.fanned_out })
+            })
+            .collect();
+        let answer = |event: &NewEvent| {
+            let known = event.publisher_id.as_ref().and_then(|id| duplicates.get(id.as_str()));
+            match (is_new(event), known) {
+                (false, Some(duplicate)) => *duplicate,
+                _ => Inserted::New,
+            }
+        };
+        Ok(events.iter().map(answer).collect())
+    }
+
+    /// These events, as far as they are stored. Primary key.
+    pub async fn load_events(&self, ids: &[EventId]) -> Result<Vec<StoredEvent>, StoreError> {
+        let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
+        let mut connection = self.connection().await?;
+        let rows: Vec<EventRow> =
+            Prepared(sql_query(LOAD).bind::<Array<SqlUuid>, _>(ids)).load(&mut connection).await?;
+        rows.into_iter().map(EventRow::into_event).collect()
+    }
+}
+
+impl EventRow {
+    fn into_event(self) -> Result<StoredEvent, StoreError> {
+        fn read<T, E: std::error::Error + Send + Sync + 'static>(
+            value: Result<T, E>,
+        ) -> Result<T, StoreError> {
+            value.map_err(|error| {
+                StoreError::Query(diesel::result::Error::DeserializationError(Box::new(error)))
+            })
+        }
+        Ok(StoredEvent {
+            id: EventId::from_uuid(self.id),
+            public_id: read(PublicEventId::parse(&self.public_id))?,
+            event_type: read(self.event_type.parse())?,
+            recipients: read(self.recipients.iter().map(|user| UserId::parse(user)).collect())?,
+            timestamp: self.timestamp,
+            body: self.body.into(),
+        })
+    }
+}
+
+fn join(recipients: &[UserId]) -> String {
+    recipients.iter().map(UserId::as_str).collect::<Vec<_>>().join(RECIPIENT_SEPARATOR)
+}
+
+/// One statement may not touch a key twice: of events with one publisher's id the first is stored.
+fn first_of_each_publisher_id(events: &[NewEvent]) -> Vec<&NewEvent> {
+    let mut seen = std::collections::HashSet::new();
+    let mut firsts = Vec::with_capacity(events.len());
+    for event in events {
+        if event.publisher_id.as_ref().is_none_or(|id| seen.insert(id)) {
+            firsts.push(event);
+        }
+    }
+    firsts
+}

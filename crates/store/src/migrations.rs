@@ -1,0 +1,84 @@
+//! The schema's versions.
+
+use std::collections::BTreeSet;
+
+use diesel::migration::{Migration, MigrationSource as _, MigrationVersion};
+use diesel::pg::Pg;
+use diesel::sql_types::Text;
+use diesel::{QueryableByName, sql_query};
+use diesel_async::{AsyncMigrationHarness, RunQueryDsl as _};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
+use domain::Timestamp;
+
+use crate::error::{SchemaMismatch, StoreError};
+use crate::pool::Store;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
+
+/// The advisory lock that lets one migration run at a time.
+const MIGRATION_LOCK: i64 = 0x6c6f_6b72_6f6f_6d01;
+
+/// Days of partitions that exist ahead of the present.
+pub(crate) const DAYS_AHEAD: u32 = 7;
+
+#[derive(QueryableByName)]
+struct Version {
+    #[diesel(sql_type = Text)]
+    version: String,
+}
+
+impl Store {
+    /// Brings the schema to this program's version and makes the partitions of the next days. Returns what was
+    /// applied. Runs at the same time wait for each other.
+    pub async fn migrate(&self, now: Timestamp) -> Result<Vec<String>, StoreError> {
+        let unavailable =
+            |error: diesel::ConnectionError| StoreError::Unavailable { reason: error.to_string() };
+        // A connection of its own: the lock is held by the session and ends with it.
+        let mut connection = self.connector.connect().await.map_err(unavailable)?;
+        sql_query("SELECT pg_advisory_lock($1)")
+            .bind::<diesel::sql_types::BigInt, _>(MIGRATION_LOCK)
+            .execute(&mut connection)
+            .await?;
+        let migrating = tokio::task::spawn_blocking(move || {
+            let mut harness = AsyncMigrationHarness::new(connection);
+            let applied = harness.run_pending_migrations(MIGRATIONS)?;
+            Ok(applied.iter().map(MigrationVersion::to_string).collect())
+        });
+        let applied =
+            migrating.await.map_err(|error| StoreError::Unavailable { reason: error.to_string() })?;
+        let applied = applied.map_err(|error: Box<dyn std::error::Error + Send + Sync>| {
+            StoreError::Query(diesel::result::Error::QueryBuilderError(error))
+        })?;
+        self.make_partitions(now, DAYS_AHEAD).await?;
+        Ok(applied)
+    }
+
+    /// Checks that the schema is the one this program was built for.
+    pub async fn check_schema(&self) -> Result<(), SchemaMismatch> {
+        let known: Vec<Box<dyn Migration<Pg>>> = MIGRATIONS
+            .migrations()
+            .map_err(|error| StoreError::Query(diesel::result::Error::QueryBuilderError(error)))?;
+        let known: BTreeSet<String> = known.iter().map(|it| it.name().version().to_string()).collect();
+        let applied = self.applied_migrations().await?;
+
+        let missing: Vec<_> = known.difference(&applied).cloned().collect();
+        let unknown: Vec<_> = applied.difference(&known).cloned().collect();
+        match (missing.is_empty(), unknown.is_empty()) {
+            (true, true) => Ok(()),
+            (false, _) => Err(SchemaMismatch::TooOld(missing)),
+            (true, false) => Err(SchemaMismatch::TooNew(unknown)),
+        }
+    }
+
+    async fn applied_migrations(&self) -> Result<BTreeSet<String>, StoreError> {
+        let mut connection = self.connection().await?;
+        let table = "SELECT 'x' AS version WHERE to_regclass('__diesel_schema_migrations') IS NOT NULL";
+        let exists: Vec<Version> = sql_query(table).load(&mut connection).await?;
+        if exists.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let versions: Vec<Version> =
+            sql_query("SELECT version FROM __diesel_schema_migrations").load(&mut connection).await?;
+        Ok(versions.into_iter().map(|row| row.version).collect())
+    }
+}

@@ -1,0 +1,174 @@
+//! Connections.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::{ConnectionError, ConnectionResult, sql_query};
+use diesel_async::pooled_connection::deadpool::{Object, Pool};
+use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig};
+use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
+use futures_util::FutureExt as _;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use tokio::time::timeout;
+use tokio_postgres::config::SslMode;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::encryption::SecretKeys;
+use crate::error::StoreError;
+
+/// How to reach the database.
+#[derive(Clone)]
+pub struct StoreConfig {
+    /// `postgres://user:password@host:port/database`; `sslmode=require` for TLS with a verified server.
+    pub url: String,
+    /// The name operators see next to the connections.
+    pub name: String,
+    /// Most connections.
+    pub pool_size: usize,
+    /// Longest wait for a new connection.
+    pub connect_timeout: Duration,
+    /// Longest wait for a connection from the pool.
+    pub acquire_timeout: Duration,
+    /// Longest run of one statement.
+    pub statement_timeout: Duration,
+    /// PEM certificates to trust instead of the platform's.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreConfig")
+            .field("url", &"[redacted]")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The database as a service holds it. Clones share the pool.
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool<AsyncPgConnection>,
+    pub(crate) connector: Arc<Connector>,
+    pub(crate) keys: SecretKeys,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+pub(crate) type Connection = Object<AsyncPgConnection>;
+
+impl Store {
+    /// Prepares a pool; connects when the first connection is needed.
+    pub fn new(config: StoreConfig, keys: SecretKeys) -> Result<Self, StoreError> {
+        let (pool_size, acquire) = (config.pool_size, config.acquire_timeout);
+        let connector = Arc::new(Connector::new(config)?);
+        let mut manager = ManagerConfig::default();
+        let dial = connector.clone();
+        manager.custom_setup = Box::new(move |_| {
+            let dial = dial.clone();
+            async move { dial.connect().await }.boxed()
+        });
+        let manager = AsyncDieselConnectionManager::<AsyncPgConnection>::new_with_config("", manager);
+        let pool = Pool::builder(manager)
+            .max_size(pool_size)
+            .wait_timeout(Some(acquire))
+            .create_timeout(Some(acquire))
+            .recycle_timeout(Some(acquire))
+            .runtime(deadpool::Runtime::Tokio1)
+            .build()
+            .map_err(|error| StoreError::Unavailable { reason: error.to_string() })?;
+        Ok(Self { pool, connector, keys })
+    }
+
+    pub(crate) async fn connection(&self) -> Result<Connection, StoreError> {
+        Ok(self.pool.get().await?)
+    }
+
+    /// Asks the database for a sign of life.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sql_query("SELECT 1").execute(&mut self.connection().await?).await?;
+        Ok(())
+    }
+}
+
+/// Opens connections: plain or TLS, as the URL says.
+pub(crate) struct Connector {
+    config: tokio_postgres::Config,
+    tls: Option<MakeRustlsConnect>,
+    connect_timeout: Duration,
+}
+
+impl Connector {
+    fn new(settings: StoreConfig) -> Result<Self, StoreError> {
+        let unusable = |reason: String| StoreError::Unavailable { reason };
+        let mut config: tokio_postgres::Config = settings
+            .url
+            .parse()
+            .map_err(|error: tokio_postgres::Error| unusable(format!("database.url: {error}")))?;
+        let millis = settings.statement_timeout.as_millis();
+        config
+            .application_name(&settings.name)
+            .connect_timeout(settings.connect_timeout)
+            .options(format!("-c statement_timeout={millis}"));
+        let tls = (config.get_ssl_mode() == SslMode::Require)
+            .then(|| tls(settings.ca_file.as_deref()))
+            .transpose()
+            .map_err(unusable)?;
+        Ok(Self { config, tls, connect_timeout: settings.connect_timeout })
+    }
+
+    pub(crate) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
+        let bad = |error: tokio_postgres::Error| {
+            // The error's own text leaves out what the server said.
+            let reason = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
+            ConnectionError::BadConnection(reason)
+        };
+        let connecting = async {
+            match &self.tls {
+                Some(tls) => {
+                    let (client, connection) = self.config.connect(tls.clone()).await.map_err(bad)?;
+                    AsyncPgConnection::try_from_client_and_connection(client, connection).await
+                }
+                None => {
+                    let (client, connection) =
+                        self.config.connect(tokio_postgres::NoTls).await.map_err(bad)?;
+                    AsyncPgConnection::try_from_client_and_connection(client, connection).await
+                }
+            }
+        };
+        let limit = self.connect_timeout;
+        let late = |_| ConnectionError::BadConnection(format!("no answer within {limit:?}"));
+        timeout(limit, connecting).await.map_err(late)?
+    }
+}
+
+fn tls(ca_file: Option<&std::path::Path>) -> Result<MakeRustlsConnect, String> {
+    let mut roots = RootCertStore::empty();
+    match ca_file {
+        Some(path) => {
+            let certificates = CertificateDer::pem_file_iter(path)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
+            for certificate in certificates {
+                let certificate = certificate.map_err(|error| format!("{}: {error}", path.display()))?;
+                roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}

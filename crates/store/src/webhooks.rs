@@ -1,0 +1,469 @@
+//! Developers' webhooks.
+
+use diesel::prelude::{AsChangeset, Queryable, Selectable};
+use diesel::sql_types::Text;
+use diesel::{
+    BoolExpressionMethods as _, ExpressionMethods as _, NullableExpressionMethods as _,
+    OptionalExtension as _, QueryDsl as _, SelectableHelper as _,
+};
+use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _};
+use domain::signature::WebhookSecret;
+use domain::{EventType, Timestamp, UserId, WebhookId};
+use uuid::Uuid;
+
+use crate::encryption::{Encrypted, SecretKeys};
+use crate::error::StoreError;
+use crate::history::Page;
+use crate::pool::Store;
+use crate::schema::{idempotency_keys, webhooks};
+
+/// A webhook as its owner sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhook {
+    /// Its id.
+    pub id: WebhookId,
+    /// Where events go, as the developer wrote it.
+    pub url: String,
+    /// The types it subscribes to, in the developer's order.
+    pub events: Vec<EventType>,
+    /// The developer's note.
+    pub description: Option<String>,
+    /// Whether events are sent.
+    pub active: bool,
+    /// Why the platform disabled it.
+    pub disabled_reason: Option<String>,
+    /// Shown when it is created or regenerated, never else.
+    pub secret: WebhookSecret,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+/// Where and how to send events.
+#[derive(Debug, Clone)]
+pub struct WebhookTarget {
+    /// The webhook.
+    pub id: WebhookId,
+    /// Its owner.
+    pub user: UserId,
+    /// What this is valid for.
+    pub revision: i64,
+    /// Where events go.
+    pub url: String,
+    /// The types it subscribes to.
+    pub events: Vec<EventType>,
+    /// Signs requests.
+    pub secret: WebhookSecret,
+    /// Signs Standard Webhooks requests too, until its end.
+    pub previous_secret: Option<(WebhookSecret, Timestamp)>,
+}
+
+/// A webhook to be created.
+#[derive(Debug, Clone)]
+pub struct NewWebhook {
+    /// Its id.
+    pub id: WebhookId,
+    /// Its owner.
+    pub user: UserId,
+    /// Where events go.
+    pub url: String,
+    /// The types it subscribes to.
+    pub events: Vec<EventType>,
+    /// The developer's note.
+    pub description: Option<String>,
+    /// Its secret.
+    pub secret: WebhookSecret,
+    /// When it is created.
+    pub created_at: Timestamp,
+}
+
+/// A developer's `Idempotency-Key`: creating again with the same key answers with the first webhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// The key.
+    pub key: String,
+    /// A digest of the request, to tell a repetition from a mistake.
+    pub fingerprint: Vec<u8>,
+}
+
+/// What creating a webhook gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Created {
+    /// A new webhook.
+    New(Webhook),
+    /// The webhook that the same key created before.
+    Replayed(Webhook),
+}
+
+/// A webhook was not created.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The user has as many as allowed.
+    #[error("the user has {0} webhooks already")]
+    LimitReached(u32),
+    /// The key was used for another request, or its webhook is gone.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<diesel::result::Error> for CreateError {
+    fn from(error: diesel::result::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// Changes to a webhook; what is `None` stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WebhookChanges {
+    /// Where events go.
+    pub url: Option<String>,
+    /// The types it subscribes to.
+    pub events: Option<Vec<EventType>>,
+    /// Whether events are sent.
+    pub active: Option<bool>,
+    /// The developer's note; `Some(None)` removes it.
+    pub description: Option<Option<String>>,
+}
+
+/// A page of webhooks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookPage {
+    /// Newest first.
+    pub webhooks: Vec<Webhook>,
+    /// All of the user's.
+    pub total: u64,
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = webhooks, check_for_backend(diesel::pg::Pg))]
+struct Row {
+    id: Uuid,
+    user_id: String,
+    url: String,
+    events: Vec<String>,
+    description: Option<String>,
+    active: bool,
+    disabled_reason: Option<String>,
+    secret: Vec<u8>,
+    secret_key_id: String,
+    previous_secret: Option<Vec<u8>>,
+    previous_secret_key_id: Option<String>,
+    previous_secret_until: Option<Timestamp>,
+    revision: i64,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+}
+
+#[derive(AsChangeset)]
+#[diesel(table_name = webhooks)]
+struct Changeset {
+    url: Option<String>,
+    events: Option<Vec<String>>,
+    active: Option<bool>,
+    description: Option<Option<String>>,
+    /// What the developer turns on again is no longer disabled by the platform.
+    disabled_reason: Option<Option<String>>,
+    updated_at: Timestamp,
+}
+
+impl Row {
+    fn secret(&self, keys: &SecretKeys) -> Result<WebhookSecret, StoreError> {
+        let encrypted = Encrypted { key_id: self.secret_key_id.clone(), bytes: self.secret.clone() };
+        Ok(keys.decrypt(WebhookId::from_uuid(self.id), &encrypted)?)
+    }
+
+    fn previous_secret(&self, keys: &SecretKeys) -> Result<Option<(WebhookSecret, Timestamp)>, StoreError> {
+        let (Some(bytes), Some(key_id), Some(until)) =
+            (&self.previous_secret, &self.previous_secret_key_id, self.previous_secret_until)
+        else {
+            return Ok(None);
+        };
+        let encrypted = Encrypted { key_id: key_id.clone(), bytes: bytes.clone() };
+        Ok(Some((keys.decrypt(WebhookId::from_uuid(self.id), &encrypted)?, until)))
+    }
+
+    fn into_webhook(self, keys: &SecretKeys) -> Result<Webhook, StoreError> {
+        Ok(Webhook {
+            secret: self.secret(keys)?,
+            id: WebhookId::from_uuid(self.id),
+            url: self.url,
+            events: event_types(&self.events),
+            description: self.description,
+            active: self.active,
+            disabled_reason: self.disabled_reason,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        })
+    }
+
+    fn into_target(self, keys: &SecretKeys) -> Result<WebhookTarget, StoreError> {
+        Ok(WebhookTarget {
+            secret: self.secret(keys)?,
+            previous_secret: self.previous_secret(keys)?,
+            id: WebhookId::from_uuid(self.id),
+            user: user_id(&self.user_id)?,
+            revision: self.revision,
+            url: self.url,
+            events: event_types(&self.events),
+        })
+    }
+}
+
+/// Types that this version does not know are a later version's: they are kept in the row and left out here.
+fn event_types(names: &[String]) -> Vec<EventType> {
+    names.iter().filter_map(|name| name.parse().ok()).collect()
+}
+
+fn names(events: &[EventType]) -> Vec<String> {
+    events.iter().map(|event| event.as_str().to_owned()).collect()
+}
+
+fn user_id(text: &str) -> Result<UserId, StoreError> {
+    UserId::parse(text)
+        .map_err(|error| StoreError::Query(diesel::result::Error::DeserializationError(Box::new(error))))
+}
+
+impl Store {
+    /// Creates a webhook, unless the user has `limit` already: exact under concurrency, because creates of one
+    /// user wait for each other. Costs an index scan of the user's webhooks.
+    pub async fn create_webhook(
+        &self,
+        new: NewWebhook,
+        limit: u32,
+        idempotency: Option<IdempotencyKey>,
+    ) -> Result<Created, CreateError> {
+        let encrypted = self.keys.encrypt(new.id, &new.secret).map_err(StoreError::from)?;
+        let mut connection = self.connection().await?;
+        connection
+            .transaction(async |connection| {
+                lock_user(connection, &new.user).await?;
+                if let Some(key) = &idempotency
+                    && let Some(replayed) = self.replay(connection, &new.user, key).await?
+                {
+                    return Ok(Created::Replayed(replayed));
+                }
+                let count: i64 = webhooks::table
+                    .filter(webhooks::user_id.eq(new.user.as_str()))
+                    .count()
+                    .get_result(connection)
+                    .await?;
+                if count >= i64::from(limit) {
+                    return Err(CreateError::LimitReached(limit));
+                }
+                let row = insert(connection, &new, &encrypted).await?;
+                if let Some(key) = &idempotency {
+                    remember(connection, &new, key).await?;
+                }
+                Ok(Created::New(row.into_webhook(&self.keys)?))
+            })
+            .await
+    }
+
+    /// The webhook that the key created within the last 24 hours.
+    async fn replay(
+        &self,
+        connection: &mut AsyncPgConnection,
+        user: &UserId,
+        key: &IdempotencyKey,
+    ) -> Result<Option<Webhook>, CreateError> {
+        let found: Option<(Vec<u8>, Uuid)> = idempotency_keys::table
+            .find((user.as_str(), &key.key))
+            .select((idempotency_keys::fingerprint, idempotency_keys::webhook_id))
+            .first(connection)
+            .await
+            .optional()?;
+        let Some((fingerprint, webhook)) = found else { return Ok(None) };
+        if fingerprint != key.fingerprint {
+            return Err(CreateError::KeyReused);
+        }
+        match find(connection, user, WebhookId::from_uuid(webhook)).await? {
+            Some(row) => Ok(Some(row.into_webhook(&self.keys)?)),
+            None => Err(CreateError::KeyReused),
+        }
+    }
+
+    /// A page of the user's webhooks, newest first. Index: `webhooks_user_id`.
+    pub async fn list_webhooks(&self, user: &UserId, page: Page) -> Result<WebhookPage, StoreError> {
+        let mut connection = self.connection().await?;
+        let total: i64 = webhooks::table
+            .filter(webhooks::user_id.eq(user.as_str()))
+            .count()
+            .get_result(&mut connection)
+            .await?;
+        let rows: Vec<Row> = webhooks::table
+            .filter(webhooks::user_id.eq(user.as_str()))
+            .order(webhooks::id.desc())
+            .limit(page.limit())
+            .offset(page.offset())
+            .select(Row::as_select())
+            .load(&mut connection)
+            .await?;
+        let webhooks = rows.into_iter().map(|row| row.into_webhook(&self.keys)).collect::<Result<_, _>>()?;
+        Ok(WebhookPage { webhooks, total: u64::try_from(total).unwrap_or(0) })
+    }
+
+    /// One of the user's webhooks.
+    pub async fn get_webhook(&self, user: &UserId, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
+        let mut connection = self.connection().await?;
+        find(&mut connection, user, id).await?.map(|row| row.into_webhook(&self.keys)).transpose()
+    }
+
+    /// Changes one of the user's webhooks.
+    pub async fn update_webhook(
+        &self,
+        user: &UserId,
+        id: WebhookId,
+        changes: WebhookChanges,
+        now: Timestamp,
+    ) -> Result<Option<Webhook>, StoreError> {
+        let changeset = Changeset {
+            url: changes.url,
+            events: changes.events.map(|events| names(&events)),
+            active: changes.active,
+            description: changes.description,
+            disabled_reason: changes.active.filter(|active| *active).map(|_| None),
+            updated_at: now,
+        };
+        let mut connection = self.connection().await?;
+        let row: Option<Row> = diesel::update(webhooks::table.find(id.uuid()))
+            .filter(webhooks::user_id.eq(user.as_str()))
+            .set(changeset)
+            .returning(Row::as_returning())
+            .get_result(&mut connection)
+            .await
+            .optional()?;
+        row.map(|row| row.into_webhook(&self.keys)).transpose()
+    }
+
+    /// Deletes one of the user's webhooks. Its pending deliveries are abandoned when their turn comes.
+    pub async fn delete_webhook(&self, user: &UserId, id: WebhookId) -> Result<bool, StoreError> {
+        let mut connection = self.connection().await?;
+        let deleted = diesel::delete(webhooks::table.find(id.uuid()))
+            .filter(webhooks::user_id.eq(user.as_str()))
+            .execute(&mut connection)
+            .await?;
+        Ok(deleted > 0)
+    }
+
+    /// Gives one of the user's webhooks a new secret; the old one signs along until `previous_until`.
+    pub async fn regenerate_secret(
+        &self,
+        user: &UserId,
+        id: WebhookId,
+        secret: &WebhookSecret,
+        previous_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<Webhook>, StoreError> {
+        let encrypted = self.keys.encrypt(id, secret)?;
+        let mut connection = self.connection().await?;
+        let row: Option<Row> = diesel::update(webhooks::table.find(id.uuid()))
+            .filter(webhooks::user_id.eq(user.as_str()))
+            .set((
+                webhooks::previous_secret.eq(webhooks::secret.nullable()),
+                webhooks::previous_secret_key_id.eq(webhooks::secret_key_id.nullable()),
+                webhooks::previous_secret_until.eq(previous_until),
+                webhooks::secret.eq(encrypted.bytes),
+                webhooks::secret_key_id.eq(encrypted.key_id),
+                webhooks::updated_at.eq(now),
+            ))
+            .returning(Row::as_returning())
+            .get_result(&mut connection)
+            .await
+            .optional()?;
+        row.map(|row| row.into_webhook(&self.keys)).transpose()
+    }
+
+    /// The active webhooks of these users, one query for all. Index: `webhooks_user_id`.
+    pub async fn active_webhooks_of(&self, users: &[UserId]) -> Result<Vec<WebhookTarget>, StoreError> {
+        let users: Vec<_> = users.iter().map(UserId::as_str).collect();
+        let mut connection = self.connection().await?;
+        let rows: Vec<Row> = webhooks::table
+            .filter(webhooks::user_id.eq_any(users).and(webhooks::active))
+            .select(Row::as_select())
+            .load(&mut connection)
+            .await?;
+        rows.into_iter().map(|row| row.into_target(&self.keys)).collect()
+    }
+
+    /// These webhooks, as far as they exist, one query for all.
+    pub async fn webhook_targets(&self, ids: &[WebhookId]) -> Result<Vec<WebhookTarget>, StoreError> {
+        let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
+        let mut connection = self.connection().await?;
+        let rows: Vec<Row> = webhooks::table
+            .filter(webhooks::id.eq_any(ids))
+            .select(Row::as_select())
+            .load(&mut connection)
+            .await?;
+        rows.into_iter().map(|row| row.into_target(&self.keys)).collect()
+    }
+}
+
+/// One of the user's webhooks: another user's is as good as none.
+async fn find(
+    connection: &mut AsyncPgConnection,
+    user: &UserId,
+    id: WebhookId,
+) -> Result<Option<Row>, StoreError> {
+    let row = webhooks::table
+        .find(id.uuid())
+        .filter(webhooks::user_id.eq(user.as_str()))
+        .select(Row::as_select())
+        .first(connection)
+        .await
+        .optional()?;
+    Ok(row)
+}
+
+/// Makes creates of one user wait for each other until the transaction ends.
+async fn lock_user(connection: &mut AsyncPgConnection, user: &UserId) -> Result<(), StoreError> {
+    diesel::sql_query("SELECT pg_advisory_xact_lock(hashtextextended('lokroom webhooks of ' || $1, 0))")
+        .bind::<Text, _>(user.as_str())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn insert(
+    connection: &mut AsyncPgConnection,
+    new: &NewWebhook,
+    encrypted: &Encrypted,
+) -> Result<Row, StoreError> {
+    let row = diesel::insert_into(webhooks::table)
+        .values((
+            webhooks::id.eq(new.id.uuid()),
+            webhooks::user_id.eq(new.user.as_str()),
+            webhooks::url.eq(&new.url),
+            webhooks::events.eq(names(&new.events)),
+            webhooks::description.eq(&new.description),
+            webhooks::secret.eq(&encrypted.bytes),
+            webhooks::secret_key_id.eq(&encrypted.key_id),
+            webhooks::created_at.eq(new.created_at),
+            webhooks::updated_at.eq(new.created_at),
+        ))
+        .returning(Row::as_returning())
+        .get_result(connection)
+        .await?;
+    Ok(row)
+}
+
+async fn remember(
+    connection: &mut AsyncPgConnection,
+    new: &NewWebhook,
+    key: &IdempotencyKey,
+) -> Result<(), StoreError> {
+    diesel::insert_into(idempotency_keys::table)
+        .values((
+            idempotency_keys::user_id.eq(new.user.as_str()),
+            idempotency_keys::key.eq(&key.key),
+            idempotency_keys::fingerprint.eq(&key.fingerprint),
+            idempotency_keys::webhook_id.eq(new.id.uuid()),
+            idempotency_keys::created_at.eq(new.created_at),
+        ))
+        .execute(connection)
+        .await?;
+    Ok(())
+}

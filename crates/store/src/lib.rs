@@ -16,12 +16,13 @@ mod webhooks;
 
 pub use attempts::{AttemptRecord, AttemptResult};
 pub use deliveries::{DeliveryState, NewDelivery, WebhookState};
-pub use encryption::{KeyError, SecretKeys};
+pub use encryption::{DecryptError, KeyError, SecretKeys};
 pub use error::{SchemaMismatch, StoreError};
 pub use events::{Inserted, NewEvent, StoredEvent};
 pub use history::{Delivery, DeliveryFilter, DeliveryPage, DeliveryStatus, Page, Statistics};
 pub use listener::{Change, ChangeListener};
 pub use pool::{Store, StoreConfig};
 pub use webhooks::{
-    CreateError, Created, IdempotencyKey, NewWebhook, Webhook, WebhookChanges, WebhookPage, WebhookTarget,
+    CreateError, Created, IdempotencyKey, NewWebhook, Subscription, Webhook, WebhookChanges, WebhookPage,
+    WebhookTarget,
 };

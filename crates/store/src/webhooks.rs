@@ -1,5 +1,7 @@
 //! Developers' webhooks.
 
+use std::collections::HashMap;
+
 use diesel::prelude::{AsChangeset, Queryable, Selectable};
 use diesel::sql_types::Text;
 use diesel::{
@@ -11,7 +13,7 @@ use domain::signature::WebhookSecret;
 use domain::{EventType, Timestamp, UserId, WebhookId};
 use uuid::Uuid;
 
-use crate::encryption::{Encrypted, SecretKeys};
+use crate::encryption::{DecryptError, Encrypted, SecretKeys};
 use crate::error::StoreError;
 use crate::history::Page;
 use crate::pool::Store;
@@ -45,18 +47,25 @@ pub struct Webhook {
 pub struct WebhookTarget {
     /// The webhook.
     pub id: WebhookId,
-    /// Its owner.
-    pub user: UserId,
     /// What this is valid for.
     pub revision: i64,
     /// Where events go.
     pub url: String,
-    /// The types it subscribes to.
-    pub events: Vec<EventType>,
     /// Signs requests.
     pub secret: WebhookSecret,
     /// Signs Standard Webhooks requests too, until its end.
     pub previous_secret: Option<(WebhookSecret, Timestamp)>,
+}
+
+/// Which events an active webhook gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// The webhook.
+    pub webhook: WebhookId,
+    /// Its owner.
+    pub user: UserId,
+    /// The types it subscribes to.
+    pub events: Vec<EventType>,
 }
 
 /// A webhook to be created.
@@ -142,7 +151,6 @@ pub struct WebhookPage {
 #[diesel(table_name = webhooks, check_for_backend(diesel::pg::Pg))]
 struct Row {
     id: Uuid,
-    user_id: String,
     url: String,
     events: Vec<String>,
     description: Option<String>,
@@ -171,12 +179,12 @@ struct Changeset {
 }
 
 impl Row {
-    fn secret(&self, keys: &SecretKeys) -> Result<WebhookSecret, StoreError> {
+    fn secret(&self, keys: &SecretKeys) -> Result<WebhookSecret, DecryptError> {
         let encrypted = Encrypted { key_id: self.secret_key_id.clone(), bytes: self.secret.clone() };
-        Ok(keys.decrypt(WebhookId::from_uuid(self.id), &encrypted)?)
+        keys.decrypt(WebhookId::from_uuid(self.id), &encrypted)
     }
 
-    fn previous_secret(&self, keys: &SecretKeys) -> Result<Option<(WebhookSecret, Timestamp)>, StoreError> {
+    fn previous_secret(&self, keys: &SecretKeys) -> Result<Option<(WebhookSecret, Timestamp)>, DecryptError> {
         let (Some(bytes), Some(key_id), Some(until)) =
             (&self.previous_secret, &self.previous_secret_key_id, self.previous_secret_until)
         else {
@@ -200,15 +208,13 @@ impl Row {
         })
     }
 
-    fn into_target(self, keys: &SecretKeys) -> Result<WebhookTarget, StoreError> {
+    fn into_target(self, keys: &SecretKeys) -> Result<WebhookTarget, DecryptError> {
         Ok(WebhookTarget {
             secret: self.secret(keys)?,
             previous_secret: self.previous_secret(keys)?,
             id: WebhookId::from_uuid(self.id),
-            user: user_id(&self.user_id)?,
             revision: self.revision,
             url: self.url,
-            events: event_types(&self.events),
         })
     }
 }
@@ -377,20 +383,30 @@ impl Store {
         row.map(|row| row.into_webhook(&self.keys)).transpose()
     }
 
-    /// The active webhooks of these users, one query for all. Index: `webhooks_user_id`.
-    pub async fn active_webhooks_of(&self, users: &[UserId]) -> Result<Vec<WebhookTarget>, StoreError> {
+    /// Who of these users subscribes to what, with active webhooks only; one query for all. Index:
+    /// `webhooks_user_id`.
+    pub async fn subscriptions_of(&self, users: &[UserId]) -> Result<Vec<Subscription>, StoreError> {
         let users: Vec<_> = users.iter().map(UserId::as_str).collect();
         let mut connection = self.connection().await?;
-        let rows: Vec<Row> = webhooks::table
+        let rows: Vec<(Uuid, String, Vec<String>)> = webhooks::table
             .filter(webhooks::user_id.eq_any(users).and(webhooks::active))
-            .select(Row::as_select())
+            .select((webhooks::id, webhooks::user_id, webhooks::events))
             .load(&mut connection)
             .await?;
-        rows.into_iter().map(|row| row.into_target(&self.keys)).collect()
+        rows.into_iter()
+            .map(|(id, user, events)| {
+                let (webhook, user) = (WebhookId::from_uuid(id), user_id(&user)?);
+                Ok(Subscription { webhook, user, events: event_types(&events) })
+            })
+            .collect()
     }
 
-    /// These webhooks, as far as they exist, one query for all.
-    pub async fn webhook_targets(&self, ids: &[WebhookId]) -> Result<Vec<WebhookTarget>, StoreError> {
+    /// These webhooks, as far as they exist, one query for all. A secret that cannot be decrypted is an error of
+    /// its webhook alone.
+    pub async fn webhook_targets(
+        &self,
+        ids: &[WebhookId],
+    ) -> Result<HashMap<WebhookId, Result<WebhookTarget, DecryptError>>, StoreError> {
         let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
         let mut connection = self.connection().await?;
         let rows: Vec<Row> = webhooks::table
@@ -398,7 +414,8 @@ impl Store {
             .select(Row::as_select())
             .load(&mut connection)
             .await?;
-        rows.into_iter().map(|row| row.into_target(&self.keys)).collect()
+        let target = |row: Row| (WebhookId::from_uuid(row.id), row.into_target(&self.keys));
+        Ok(rows.into_iter().map(target).collect())
     }
 }
 

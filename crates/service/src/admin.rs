@@ -19,12 +19,13 @@ pub struct AdminError {
 }
 
 /// Starts the admin server: `/healthz` answers while the process lives, `/readyz` 200 or 503 with each check's
-/// state, `/metrics` in Prometheus' text format. The handle stops it.
+/// state, `/metrics` in Prometheus' text format. The handle stops it; the address is the one that was bound,
+/// which tells the port where `address` left it to the system (port 0).
 pub fn start(
     address: SocketAddr,
     readiness: Readiness,
     metrics: PrometheusHandle,
-) -> Result<ServerHandle, AdminError> {
+) -> Result<(ServerHandle, SocketAddr), AdminError> {
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(readiness.clone()))
@@ -39,11 +40,12 @@ pub fn start(
     .shutdown_timeout(1)
     .disable_signals()
     .bind(address)
-    .map_err(|source| AdminError { address, source })?
-    .run();
+    .map_err(|source| AdminError { address, source })?;
+    let bound = server.addrs().first().copied().unwrap_or(address);
+    let server = server.run();
     let handle = server.handle();
     tokio::spawn(server);
-    Ok(handle)
+    Ok((handle, bound))
 }
 
 async fn readyz(readiness: web::Data<Readiness>) -> HttpResponse {

@@ -123,8 +123,9 @@ where
     stopping.pass();
 
     let address = settings.admin.listen.map_or(info.admin, |listen| listen.0);
-    let admin = admin::start(address, readiness.clone(), metrics).map_err(|error| error.to_string())?;
-    info!(service = info.name, version = env!("CARGO_PKG_VERSION"), admin = %address, "starting");
+    let (admin, bound) =
+        admin::start(address, readiness.clone(), metrics).map_err(|error| error.to_string())?;
+    info!(service = info.name, version = env!("CARGO_PKG_VERSION"), admin = %bound, "starting");
     let soft = shutdown.soft().clone();
     tokio::spawn(async move {
         soft.cancelled().await;

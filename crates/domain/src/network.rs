@@ -27,7 +27,7 @@ const BLOCKED_V4: [(Ipv4Net, &str); 16] = [
     (v4([255, 255, 255, 255], 32), "limited broadcast"),
 ];
 
-/// Blocked IPv6 ranges. Only 2000::/3 is global unicast; what is special within it is listed, and everything
+/// Blocked IPv6 ranges. Only `2000::/3` is global unicast; what is special within it is listed, and everything
 /// outside it is refused whole. Forms that embed an IPv4 address are refused whole too: no receiver needs them.
 const BLOCKED_V6: [(Ipv6Net, &str); 10] = [
     (v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96), "IPv4/IPv6 translation (NAT64)"),
@@ -50,6 +50,7 @@ const fn v4(octets: [u8; 4], prefix: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
 }
 
+#[expect(clippy::many_single_char_names, reason = "the eight segments, in order")]
 const fn v6(segments: [u16; 8], prefix: u8) -> Ipv6Net {
     let [a, b, c, d, e, f, g, h] = segments;
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix)

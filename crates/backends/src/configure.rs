@@ -1,0 +1,105 @@
+//! From settings to the database and the broker.
+
+use std::time::Duration;
+
+use broker::{Backoff, Broker, BrokerConfig, BrokerError, Topology};
+use service::Settings;
+use store::{KeyError, SecretKeys, Store, StoreConfig, StoreError};
+use wire::Names;
+
+/// The settings do not lead to a database or a broker.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigureError {
+    /// A setting is missing.
+    #[error("{0} is not configured")]
+    Missing(&'static str),
+    /// The encryption keys are not what they have to be.
+    #[error("secrets.keys: {0}")]
+    Keys(#[from] KeyError),
+    /// The database's settings are not usable.
+    #[error("database: {0}")]
+    Store(#[from] StoreError),
+    /// The broker's settings are not usable.
+    #[error("amqp: {0}")]
+    Broker(#[from] BrokerError),
+}
+
+/// The exchange and queue names behind the configured prefix.
+pub fn names(settings: &Settings) -> Names {
+    Names::new(settings.amqp.prefix.as_str())
+}
+
+/// The topology, the same whichever service declares it.
+pub fn topology(settings: &Settings) -> Topology {
+    let delays: Vec<Duration> = settings.delivery.retry_delays.0.iter().map(|delay| delay.0).collect();
+    wire::topology::topology(&names(settings), &delays, settings.delivery.park_delay.0)
+}
+
+/// The database, under the service's name. Does not connect yet. Without `secrets.keys` it can neither store
+/// nor read webhooks' secrets: a service that does lists the key among what it requires.
+pub fn store(settings: &Settings, name: &str) -> Result<Store, ConfigureError> {
+    let database = &settings.database;
+    let url = database.url.as_ref().ok_or(ConfigureError::Missing("database.url"))?;
+    let keys = match &settings.secrets.keys {
+        Some(keys) => SecretKeys::parse(keys.expose())?,
+        None => SecretKeys::none(),
+    };
+    let config = StoreConfig {
+        url: url.expose().to_owned(),
+        name: name.to_owned(),
+        pool_size: usize::try_from(database.pool_size).unwrap_or(usize::MAX),
+        connect_timeout: database.connect_timeout.0,
+        acquire_timeout: database.acquire_timeout.0,
+        statement_timeout: database.statement_timeout.0,
+        ca_file: database.ca_file.clone(),
+    };
+    Ok(Store::new(config, keys)?)
+}
+
+/// The broker, under the service's name. Starts connecting and declares the [`topology`] after every connect;
+/// needs a runtime.
+pub fn broker(settings: &Settings, name: &str) -> Result<Broker, ConfigureError> {
+    let amqp = &settings.amqp;
+    let url = amqp.url.as_ref().ok_or(ConfigureError::Missing("amqp.url"))?;
+    let config = BrokerConfig {
+        url: url.expose().to_owned(),
+        name: name.to_owned(),
+        heartbeat: amqp.heartbeat.0,
+        connect_timeout: amqp.connect_timeout.0,
+        publish_timeout: amqp.publish_timeout.0,
+        backoff: Backoff::default(),
+        ca_file: amqp.ca_file.clone(),
+    };
+    Ok(Broker::connect(config, topology(settings))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use service::values::{List, Secret, Span};
+
+    use super::*;
+
+    #[test]
+    fn the_topology_follows_the_prefix_and_the_retry_schedule() {
+        let mut settings = Settings::default();
+        settings.amqp.prefix = "t1.".to_owned();
+        settings.delivery.retry_delays = List(vec![Span::secs(1), Span::secs(2)]);
+        let topology = topology(&settings);
+        let queues: Vec<_> = topology.queue_names().collect();
+        assert!(queues.contains(&"t1.webhooks.retry.1s"), "{queues:?}");
+        assert!(queues.contains(&"t1.webhooks.retry.2s"), "{queues:?}");
+        assert!(queues.contains(&"t1.webhooks.park.5s"), "{queues:?}");
+    }
+
+    #[test]
+    fn unusable_settings_are_told_with_their_key_and_without_their_value() {
+        let mut settings = Settings::default();
+        let error = |settings: &Settings| store(settings, "test").unwrap_err().to_string();
+        assert_eq!(error(&settings), "database.url is not configured");
+
+        settings.database.url = Some(Secret::new("postgres://localhost/x"));
+        settings.secrets.keys = Some(Secret::new("k1:hunter2"));
+        assert!(error(&settings).starts_with("secrets.keys: "), "{}", error(&settings));
+        assert!(!error(&settings).contains("hunter2"), "{}", error(&settings));
+    }
+}

@@ -1,1 +1,184 @@
-fn main() {}
+#![doc = include_str!("../README.md")]
+
+mod claims;
+mod decide;
+mod deliver;
+mod fan_out;
+mod journal;
+mod lanes;
+mod maintenance;
+mod outbox;
+mod request;
+mod subscriptions;
+mod targets;
+
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use broker::{Broker, ConsumerConfig, PublisherConfig};
+use domain::network::AddressPolicy;
+use domain::retry::Schedule;
+use domain::webhook_url::{Schemes, UrlPolicy};
+use egress::{Client, EgressConfig};
+use service::{Context, ServiceInfo, Settings};
+use store::Store;
+use tokio_util::task::TaskTracker;
+use wire::Names;
+
+use crate::claims::Claims;
+use crate::deliver::DeliverStage;
+use crate::fan_out::FanOutStage;
+use crate::journal::{Availability, Journal};
+use crate::lanes::Lanes;
+use crate::outbox::Outbox;
+use crate::subscriptions::Subscriptions;
+use crate::targets::Targets;
+
+const INFO: ServiceInfo = ServiceInfo {
+    name: "dispatcher",
+    about: "fans events out to webhooks, signs, delivers, records and retries",
+    required: &["database.url", "amqp.url", "secrets.keys"],
+    admin: std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9082),
+};
+
+fn main() -> ExitCode {
+    service::run(INFO, dispatch)
+}
+
+async fn dispatch(context: Context) -> anyhow::Result<()> {
+    let Context { settings, readiness, shutdown, clock } = context;
+    let stopping = shutdown.soft();
+    let (database_check, broker_check) = (readiness.check("database"), readiness.check("broker"));
+
+    let store = backends::store(&settings, INFO.name)?;
+    let client = Client::new(egress_config(&settings)).context("outgoing requests")?;
+    if !backends::schema_known(&store, &database_check, stopping).await? {
+        return Ok(());
+    }
+    let broker = backends::broker(&settings, INFO.name)?;
+    let background = TaskTracker::new();
+    background.spawn(backends::watch_store(store.clone(), database_check, stopping.clone()));
+    background.spawn(backends::watch_broker(broker.clone(), broker_check, stopping.clone()));
+    background.spawn(maintenance::run(
+        store.clone(),
+        settings.retention.days,
+        clock.clone(),
+        stopping.clone(),
+    ));
+
+    let stages =
+        Stages { settings: &settings, store, broker: &broker, client, clock, background: &background };
+    stages.start(&shutdown);
+
+    stopping.cancelled().await;
+    shutdown.drained().await;
+    broker.close(settings.shutdown.grace.0).await;
+    Ok(())
+}
+
+/// What the stages are made of.
+struct Stages<'a> {
+    settings: &'a Settings,
+    store: Store,
+    broker: &'a Broker,
+    client: Client,
+    clock: service::Clock,
+    background: &'a TaskTracker,
+}
+
+impl Stages<'_> {
+    /// Starts both stages. They end after `shutdown` said so, when their work is done.
+    fn start(self, shutdown: &service::Shutdown) {
+        let (delivery, tasks, stopping) = (&self.settings.delivery, shutdown.tasks(), shutdown.soft());
+        let names = Arc::new(backends::names(self.settings));
+        let availability = Availability::new();
+        let outbox = |publisher| Outbox::new(publisher, names.clone(), delivery.park_delay.0);
+
+        let fan_out = self.fan_out(&names, &availability, outbox(self.publisher()));
+        let consumer = self.consumer(names.fan_out_queue(), delivery.fan_out_prefetch);
+        self.background.spawn(fan_out.subscriptions.clone().follow_changes(stopping.clone()));
+        tasks.spawn(fan_out.run(consumer, stopping.clone()));
+
+        let deliver = self.deliver(&names, &availability, outbox(self.publisher()), stopping.clone());
+        let consumer = self.consumer(names.deliver_queue(), delivery.prefetch);
+        tasks.spawn(Arc::new(deliver).run(consumer, tasks.clone()));
+    }
+
+    fn fan_out(&self, names: &Arc<Names>, availability: &Availability, outbox: Outbox) -> FanOutStage {
+        let (cache, delivery) = (&self.settings.cache, &self.settings.delivery);
+        FanOutStage {
+            store: self.store.clone(),
+            availability: availability.clone(),
+            subscriptions: Subscriptions::new(
+                self.store.clone(),
+                availability.clone(),
+                cache.subscriptions,
+                cache.max_age.0,
+            ),
+            outbox,
+            names: names.clone(),
+            clock: self.clock.clone(),
+            batch_messages: delivery.fan_out_prefetch.into(),
+            inline_body: delivery.inline_body.0,
+        }
+    }
+
+    fn deliver(
+        &self,
+        names: &Names,
+        availability: &Availability,
+        outbox: Outbox,
+        stopping: tokio_util::sync::CancellationToken,
+    ) -> DeliverStage {
+        let delivery = &self.settings.delivery;
+        let waiting = NonZeroUsize::new(delivery.prefetch.into()).unwrap_or(NonZeroUsize::MIN);
+        DeliverStage {
+            journal: Journal::start(&self.store, availability, waiting, self.background),
+            outbox,
+            claims: Claims::default(),
+            lanes: Lanes::new(delivery.max_in_flight as usize, delivery.max_in_flight_per_webhook as usize),
+            targets: Targets::new(self.settings.cache.webhooks, url_policy(self.settings)),
+            client: self.client.clone(),
+            schedule: Schedule::new(delivery.retry_delays.0.iter().map(|delay| delay.0).collect()),
+            max_wait: delivery.max_wait.0,
+            queue: names.deliver_queue(),
+            clock: self.clock.clone(),
+            stopping,
+        }
+    }
+
+    /// Each stage has a channel of its own: a large fan-out must not hold up the retries of others.
+    fn publisher(&self) -> broker::Publisher {
+        self.broker.publisher(PublisherConfig::default())
+    }
+
+    fn consumer(&self, queue: String, prefetch: u16) -> broker::Consumer {
+        self.broker.consumer(queue, ConsumerConfig { prefetch, tag: INFO.name.to_owned() })
+    }
+}
+
+fn address_policy(settings: &Settings) -> AddressPolicy {
+    AddressPolicy::with_exceptions(settings.egress.allowed_networks.0.clone())
+}
+
+/// The rules that webhooks' URLs are checked by when they are created, checked again: the configuration may have
+/// changed since.
+fn url_policy(settings: &Settings) -> UrlPolicy {
+    let schemes = if settings.egress.allow_http { Schemes::HttpToo } else { Schemes::HttpsOnly };
+    UrlPolicy { schemes, addresses: address_policy(settings) }
+}
+
+fn egress_config(settings: &Settings) -> EgressConfig {
+    let (delivery, egress) = (&settings.delivery, &settings.egress);
+    EgressConfig {
+        timeout: delivery.timeout.0,
+        connect_timeout: egress.connect_timeout.0,
+        response_limit: delivery.response_limit.0,
+        idle_timeout: egress.idle_timeout.0,
+        max_idle_per_host: delivery.max_in_flight_per_webhook as usize,
+        addresses: address_policy(settings),
+        ca_file: egress.ca_file.clone(),
+    }
+}

@@ -47,6 +47,9 @@ pub enum AttemptError {
     /// The host leads to addresses that requests may not go to.
     #[error("blocked: {0}")]
     Blocked(BlockedAddress),
+    /// The URL may not be requested: the rules changed since it was given.
+    #[error("blocked: {0}")]
+    Url(String),
     /// Nobody accepts connections.
     #[error("connection failed: {0}")]
     Connect(String),

@@ -165,8 +165,8 @@ settings! {
     }
     /// What dispatchers remember.
     cache: Cache {
-        /// Users whose subscriptions are remembered.
-        users: u32 = 100_000,
+        /// Subscriptions that are remembered; a user without any counts as one.
+        subscriptions: u32 = 200_000,
         /// Webhooks whose targets are remembered.
         webhooks: u32 = 100_000,
         /// Longest time without asking again, in case a notification was lost.

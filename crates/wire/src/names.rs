@@ -8,6 +8,10 @@ pub const ERROR_CODE_HEADER: &str = "x-lok-error-code";
 /// What was wrong and where, in words, on messages in `lokroom.events.rejected`.
 pub const ERROR_HEADER: &str = "x-lok-error";
 
+/// The queue a message was taken from, on messages of our own that were set aside in `lokroom.events.rejected`: where
+/// it can be put back.
+pub const SOURCE_QUEUE_HEADER: &str = "x-lok-source-queue";
+
 /// Exchange and queue names, each with the configured prefix, so that several stacks can share a broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {

@@ -1,0 +1,308 @@
+//! One job, from its queue to its acknowledgement.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::{Confirmed, Consumer, Delivery, Received};
+use bytes::Bytes;
+use domain::Timestamp;
+use domain::retry::{AttemptNumber, NextStep, Schedule, Verdict, next_step};
+use egress::{AttemptError, Client, Outcome};
+use metrics::{counter, gauge, histogram};
+use service::Clock;
+use store::{AttemptRecord, AttemptResult};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, info};
+use wire::DeliveryJob;
+
+use crate::claims::Claims;
+use crate::decide::{Decision, Taken, decide};
+use crate::journal::{Chain, Journal, JournalError};
+use crate::lanes::{Lanes, Turn};
+use crate::outbox::Outbox;
+use crate::request;
+use crate::targets::{NoTarget, Target, Targets};
+
+/// The reason recorded where the event was dropped before its delivery was made.
+const NO_BODY: &str = "the event is no longer kept";
+
+/// The reason recorded where the webhook was deleted in the last moment.
+const GONE: &str = "the webhook was deleted before this delivery was made";
+
+/// The stage that makes attempts.
+pub(crate) struct DeliverStage {
+    pub(crate) journal: Journal,
+    pub(crate) outbox: Outbox,
+    pub(crate) claims: Claims,
+    pub(crate) lanes: Lanes,
+    pub(crate) targets: Targets,
+    pub(crate) client: Client,
+    pub(crate) schedule: Schedule,
+    /// Longest wait for a turn before a job is parked.
+    pub(crate) max_wait: Duration,
+    pub(crate) queue: String,
+    pub(crate) clock: Clock,
+    pub(crate) stopping: CancellationToken,
+}
+
+/// Why a job was not worked off.
+enum NotDone {
+    /// Nothing can be done with it, now or later.
+    SetAside(String),
+    /// The process is going down.
+    Stopping,
+}
+
+impl From<JournalError> for NotDone {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Refused(refusal) => Self::SetAside(Chain(&*refusal).to_string()),
+            JournalError::Stopped(_) => Self::Stopping,
+        }
+    }
+}
+
+/// What waiting for a turn gave.
+enum Wait {
+    Turn(Turn),
+    TooLong,
+    Stopping,
+}
+
+/// An attempt that was made.
+struct Made {
+    started_at: Timestamp,
+    duration: Duration,
+    outcome: Outcome,
+}
+
+impl DeliverStage {
+    /// Takes jobs until `stopping`, each in a task of its own; the consumer's prefetch bounds them.
+    pub(crate) async fn run(self: Arc<Self>, mut consumer: Consumer, tasks: TaskTracker) {
+        loop {
+            let delivery = tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => break,
+                delivery = consumer.next() => delivery,
+            };
+            let Some(delivery) = delivery else { break };
+            tasks.spawn(self.clone().take(delivery));
+        }
+        consumer.cancel().await;
+    }
+
+    async fn take(self: Arc<Self>, delivery: Delivery) {
+        let Delivery { received, acker } = delivery;
+        match self.work_off(&received).await {
+            Ok(proof) => acker.ack(proof),
+            Err(NotDone::Stopping) => acker.requeue(),
+            Err(NotDone::SetAside(reason)) => {
+                acker.ack(self.outbox.set_aside(&received, &self.queue, &reason).await);
+            }
+        }
+    }
+
+    /// When this returns a proof, whatever the job asked for is committed and confirmed.
+    async fn work_off(&self, received: &Received) -> Result<Confirmed, NotDone> {
+        let job = DeliveryJob::decode(received.body.clone())
+            .map_err(|error| NotDone::SetAside(error.to_string()))?;
+        let taken = if received.redelivered { Taken::Again } else { Taken::First };
+        let Some(claim) = self.claims.claim(job.delivery).await else {
+            return Ok(Confirmed::nothing_to_publish());
+        };
+        let proof = match self.wait_for_turn(&job).await {
+            Wait::Turn(turn) => self.with_turn(job, taken, turn).await?,
+            Wait::TooLong => self.outbox.park(&job).await,
+            Wait::Stopping => return Err(NotDone::Stopping),
+        };
+        claim.settle();
+        Ok(proof)
+    }
+
+    /// While the database is away nothing moves: a job that was parked would only come back.
+    async fn wait_for_turn(&self, job: &DeliveryJob) -> Wait {
+        let mut turn = pin!(self.lanes.turn(job.webhook));
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => return Wait::Stopping,
+                turn = &mut turn => return Wait::Turn(turn),
+                () = sleep(self.max_wait) => {}
+            }
+            if self.journal.is_available() {
+                return Wait::TooLong;
+            }
+        }
+    }
+
+    async fn with_turn(&self, mut job: DeliveryJob, taken: Taken, turn: Turn) -> Result<Confirmed, NotDone> {
+        let state = self.journal.check(job.delivery, job.body.is_none()).await?;
+        match decide(job.attempt, taken, state.as_ref()) {
+            Decision::Attempt { number, revision } => {
+                job.attempt = number;
+                let stored_body = state.and_then(|state| state.body);
+                let Some(body) = job.body.clone().or(stored_body) else {
+                    return self.abandon(&job, NO_BODY).await;
+                };
+                self.attempt(&job, revision, body, turn).await
+            }
+            Decision::HandOver { recorded } => Ok(self.hand_over(job, recorded).await),
+            Decision::Abandon(reason) => self.abandon(&job, reason).await,
+            Decision::Nothing => {
+                debug!(delivery.id = %job.delivery, attempt = job.attempt.get(), "nothing left to do");
+                Ok(Confirmed::nothing_to_publish())
+            }
+        }
+    }
+
+    async fn abandon(&self, job: &DeliveryJob, reason: &'static str) -> Result<Confirmed, NotDone> {
+        self.journal.abandon(job.delivery, reason).await?;
+        info!(delivery.id = %job.delivery, webhook.id = %job.webhook, reason, "delivery abandoned");
+        counter!("deliveries_total", "status" => "abandoned").increment(1);
+        Ok(Confirmed::nothing_to_publish())
+    }
+
+    /// What follows from an attempt that is recorded already.
+    async fn hand_over(&self, job: DeliveryJob, recorded: AttemptNumber) -> Confirmed {
+        let next = DeliveryJob { attempt: recorded.next(), ..job };
+        match self.schedule.delay_after(recorded) {
+            Some(delay) => self.outbox.retry(&next, delay).await,
+            // The schedule became shorter since: the last attempt is made now.
+            None => self.outbox.deliver([next]).await,
+        }
+    }
+
+    async fn attempt(
+        &self,
+        job: &DeliveryJob,
+        revision: i64,
+        body: Bytes,
+        turn: Turn,
+    ) -> Result<Confirmed, NotDone> {
+        let target = match self.targets.get(job.webhook, revision, &self.journal).await {
+            Ok(target) => target,
+            Err(NoTarget::Gone) => return self.abandon(job, GONE).await,
+            Err(NoTarget::Secret(reason)) => {
+                error!(webhook.id = %job.webhook, %reason, "cannot sign for this webhook; its deliveries wait");
+                return Ok(self.outbox.park(job).await);
+            }
+            Err(NoTarget::Journal(error)) => return Err(error.into()),
+        };
+        let made = self.send(job, &target, body).await?;
+        drop(turn);
+
+        let verdict = verdict(&made.outcome);
+        let next = next_step(job.attempt, verdict, &self.schedule);
+        let error = describe_failure(&made.outcome);
+        if !self.journal.record(self.record(job, made, next, error.clone())).await? {
+            debug!(delivery.id = %job.delivery, "another dispatcher recorded this attempt");
+            return Ok(Confirmed::nothing_to_publish());
+        }
+        Ok(match next {
+            NextStep::Succeed => {
+                counter!("deliveries_total", "status" => "success").increment(1);
+                Confirmed::nothing_to_publish()
+            }
+            NextStep::Retry { attempt, delay } => {
+                self.outbox.retry(&DeliveryJob { attempt, ..job.clone() }, delay).await
+            }
+            NextStep::Fail => {
+                counter!("deliveries_total", "status" => "failed").increment(1);
+                self.outbox.dead(job, &error.unwrap_or_default()).await
+            }
+        })
+    }
+
+    async fn send(&self, job: &DeliveryJob, target: &Target, body: Bytes) -> Result<Made, NotDone> {
+        let started_at = self.clock.now();
+        let headers = request::headers(job, job.attempt, &body, &target.signer, started_at)
+            .map_err(|error| NotDone::SetAside(format!("a header cannot be written: {error}")))?;
+        let made = match &target.uri {
+            Ok(uri) => {
+                gauge!("requests_in_flight").increment(1);
+                let attempt = self.client.post(uri.clone(), headers, body).await;
+                gauge!("requests_in_flight").decrement(1);
+                Made { started_at, duration: attempt.duration, outcome: attempt.outcome }
+            }
+            Err(reason) => {
+                let outcome = Outcome::Failed(AttemptError::Url(reason.clone()));
+                Made { started_at, duration: Duration::ZERO, outcome }
+            }
+        };
+        let outcome = outcome_label(&made.outcome);
+        counter!("delivery_attempts_total", "outcome" => outcome).increment(1);
+        histogram!("delivery_attempt_seconds").record(made.duration);
+        debug!(
+            delivery.id = %job.delivery,
+            webhook.id = %job.webhook,
+            attempt = job.attempt.get(),
+            outcome,
+            duration_ms = u64::try_from(made.duration.as_millis()).unwrap_or(u64::MAX),
+            "attempt made"
+        );
+        Ok(made)
+    }
+
+    fn record(&self, job: &DeliveryJob, made: Made, next: NextStep, error: Option<String>) -> AttemptRecord {
+        let (response_status, response_body) = match made.outcome {
+            Outcome::Responded(response) => {
+                (Some(response.status), Some(String::from_utf8_lossy(&response.body).into_owned()))
+            }
+            Outcome::Failed(_) => (None, None),
+        };
+        let result = match next {
+            NextStep::Succeed => AttemptResult::Success,
+            NextStep::Retry { delay, .. } => AttemptResult::Retry { at: self.clock.now() + delay },
+            NextStep::Fail => AttemptResult::Failed,
+        };
+        AttemptRecord {
+            delivery: job.delivery,
+            attempt: job.attempt,
+            started_at: made.started_at,
+            duration: made.duration,
+            response_status,
+            response_body: response_body.filter(|body| !body.is_empty()),
+            error,
+            result,
+        }
+    }
+}
+
+fn verdict(outcome: &Outcome) -> Verdict {
+    match outcome {
+        Outcome::Responded(response) => Verdict::of_status(response.status),
+        Outcome::Failed(_) => Verdict::NotDelivered,
+    }
+}
+
+/// Why there was no success, in words for the developer.
+fn describe_failure(outcome: &Outcome) -> Option<String> {
+    match outcome {
+        Outcome::Responded(response) => match (Verdict::of_status(response.status), response.status) {
+            (Verdict::Delivered, _) => None,
+            (_, 300..400) => {
+                Some(format!("redirect: status {} is not followed; 2xx is expected", response.status))
+            }
+            (_, status) => Some(format!("status {status}: 2xx is expected")),
+        },
+        Outcome::Failed(error) => Some(error.to_string()),
+    }
+}
+
+fn outcome_label(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Responded(response) if Verdict::of_status(response.status) == Verdict::Delivered => {
+            "success"
+        }
+        Outcome::Responded(_) => "status",
+        Outcome::Failed(AttemptError::Timeout(_) | AttemptError::ConnectTimeout(_)) => "timeout",
+        Outcome::Failed(AttemptError::Dns(_)) => "dns",
+        Outcome::Failed(AttemptError::Blocked(_) | AttemptError::Url(_)) => "blocked",
+        Outcome::Failed(AttemptError::Connect(_)) => "connect",
+        Outcome::Failed(AttemptError::Tls(_)) => "tls",
+        Outcome::Failed(AttemptError::Protocol(_)) => "protocol",
+    }
+}

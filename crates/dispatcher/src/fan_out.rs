@@ -1,0 +1,189 @@
+//! From stored events to delivery jobs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use broker::{Batch, Confirmed, Consumer};
+use domain::retry::AttemptNumber;
+use domain::{DeliveryId, WebhookId};
+use metrics::counter;
+use service::Clock;
+use store::{NewDelivery, Store, StoreError};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+use wire::{DeliveryJob, FanOut, FanOutEvent, Names, PROTOBUF};
+
+use crate::decide::Taken;
+use crate::journal::{Availability, Chain};
+use crate::outbox::Outbox;
+use crate::subscriptions::Subscriptions;
+
+/// Deliveries written with one statement and handed over together: what a large fan-out holds in memory.
+const CHUNK: usize = 1000;
+
+/// Bytes of messages taken together.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// The stage that fans events out.
+pub(crate) struct FanOutStage {
+    pub(crate) store: Store,
+    pub(crate) availability: Availability,
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) outbox: Outbox,
+    pub(crate) names: Arc<Names>,
+    pub(crate) clock: Clock,
+    /// Messages taken together: the consumer's prefetch.
+    pub(crate) batch_messages: usize,
+    /// Bodies up to this many bytes travel with the jobs.
+    pub(crate) inline_body: usize,
+}
+
+/// An event and how its message came.
+type Event = (FanOutEvent, Taken);
+
+/// Deliveries on their way to the database, each with the event whose job it is.
+#[derive(Default)]
+struct Chunk<'a> {
+    deliveries: Vec<NewDelivery>,
+    events: HashMap<DeliveryId, (&'a Event, WebhookId)>,
+    /// Events of which no delivery is missing once this chunk is written.
+    completed: Vec<domain::EventId>,
+}
+
+impl FanOutStage {
+    /// Works messages off, batch after batch, until `stopping`.
+    pub(crate) async fn run(self, mut consumer: Consumer, stopping: CancellationToken) {
+        loop {
+            let batch = tokio::select! {
+                biased;
+                () = stopping.cancelled() => break,
+                batch = consumer.next_batch(self.batch_messages, BATCH_BYTES) => batch,
+            };
+            let Some(batch) = batch else { break };
+            let proof = self.work_off(&batch).await;
+            batch.ack(proof);
+        }
+        consumer.cancel().await;
+    }
+
+    /// When this returns, every delivery of the batch is committed and every job confirmed.
+    async fn work_off(&self, batch: &Batch) -> Confirmed {
+        let mut events = Vec::new();
+        let mut proof = Confirmed::nothing_to_publish();
+        for message in batch.messages() {
+            let taken = if message.redelivered { Taken::Again } else { Taken::First };
+            match FanOut::decode(message.body.clone()) {
+                Ok(decoded) => events.extend(decoded.events.into_iter().map(|event| (event, taken))),
+                Err(error) => {
+                    let queue = self.names.fan_out_queue();
+                    proof = proof.and(self.outbox.set_aside(message, &queue, &error.to_string()).await);
+                }
+            }
+        }
+        proof.and(self.fan_out_or_set_aside(&events).await)
+    }
+
+    /// One event that the database refuses must not take the others with it: events that are refused are tried in
+    /// halves, and what is refused alone is set aside.
+    async fn fan_out_or_set_aside(&self, events: &[Event]) -> Confirmed {
+        let mut proof = Confirmed::nothing_to_publish();
+        let mut parts = vec![events];
+        while let Some(part) = parts.pop() {
+            let done = match self.fan_out(part).await {
+                Ok(done) => done,
+                Err(refusal) if part.len() > 1 => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                    error!(error = %Chain(&refusal), events = part.len(), "fan-out refused; trying it in halves");
+                    continue;
+                }
+                Err(refusal) => self.set_aside(part, &refusal).await,
+            };
+            proof = proof.and(done);
+        }
+        proof
+    }
+
+    async fn fan_out(&self, events: &[Event]) -> Result<Confirmed, StoreError> {
+        let recipients = events.iter().flat_map(|(event, _)| &event.recipients);
+        let subscriptions = self.subscriptions.of(recipients).await?;
+        let mut proof = Confirmed::nothing_to_publish();
+        let mut chunk = Chunk::default();
+        for event in events {
+            let (fan_out, _) = event;
+            let of_user = fan_out.recipients.iter().filter_map(|user| subscriptions.get(user));
+            for webhook in of_user.flat_map(|subscribed| subscribed.to(fan_out.event_type)) {
+                chunk.add(event, webhook);
+                if chunk.deliveries.len() >= CHUNK {
+                    proof = proof.and(self.flush(std::mem::take(&mut chunk)).await?);
+                }
+            }
+            chunk.completed.push(fan_out.id);
+        }
+        counter!("fanout_events_total").increment(events.len() as u64);
+        Ok(proof.and(self.flush(chunk).await?))
+    }
+
+    /// Writes deliveries and hands over the jobs of those that are new. Of a message that came back also those
+    /// that were written but never attempted: the earlier holder may not have come to hand them over.
+    async fn flush(&self, chunk: Chunk<'_>) -> Result<Confirmed, StoreError> {
+        let (deliveries, completed) = (&chunk.deliveries, &chunk.completed);
+        let now = self.clock.now();
+        let mut to_hand_over = self
+            .availability
+            .until_available(|| self.store.record_fan_out(deliveries, completed, now))
+            .await?;
+
+        let is_from_before = |id: &DeliveryId| {
+            !to_hand_over.contains(id)
+                && chunk.events.get(id).is_some_and(|((_, taken), _)| *taken == Taken::Again)
+        };
+        let from_before: Vec<_> =
+            deliveries.iter().map(|delivery| delivery.id).filter(is_from_before).collect();
+        if !from_before.is_empty() {
+            let unattempted =
+                self.availability.until_available(|| self.store.unattempted(&from_before)).await?;
+            to_hand_over.extend(unattempted);
+        }
+
+        counter!("fanout_deliveries_total").increment(to_hand_over.len() as u64);
+        let jobs = to_hand_over.iter().filter_map(|id| {
+            let ((event, _), webhook) = chunk.events.get(id)?;
+            Some(self.job(*id, event, *webhook))
+        });
+        Ok(self.outbox.deliver(jobs).await)
+    }
+
+    fn job(&self, delivery: DeliveryId, event: &FanOutEvent, webhook: WebhookId) -> DeliveryJob {
+        DeliveryJob {
+            delivery,
+            webhook,
+            event: event.id,
+            public_id: event.public_id.clone(),
+            event_type: event.event_type,
+            timestamp: event.timestamp.clone(),
+            attempt: AttemptNumber::FIRST,
+            body: (event.body.len() <= self.inline_body).then(|| event.body.clone()),
+        }
+    }
+
+    async fn set_aside(&self, events: &[Event], refusal: &StoreError) -> Confirmed {
+        let events = events.iter().map(|(event, _)| event.clone()).collect();
+        let queue = self.names.fan_out_queue();
+        let message = broker::Message::to_queue(&queue, FanOut { events }.encode()).content_type(PROTOBUF);
+        let reason = Chain(refusal).to_string();
+        self.outbox.set_aside_message(message, &queue, &reason).await
+    }
+}
+
+impl<'a> Chunk<'a> {
+    fn add(&mut self, event: &'a Event, webhook: WebhookId) {
+        let (fan_out, _) = event;
+        let id = DeliveryId::of(fan_out.id, webhook);
+        // An event may stand twice in a batch; one statement may not insert a row twice.
+        if self.events.insert(id, (event, webhook)).is_none() {
+            let event_type = fan_out.event_type;
+            self.deliveries.push(NewDelivery { id, webhook, event: fan_out.id, event_type });
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Statements for many deliveries at once, tried until the database takes them.
+
+use std::future::Future;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use broker::Backoff;
+use domain::{DeliveryId, WebhookId};
+use group_commit::{Bounds, GroupCommit, Stopped};
+use store::{AttemptRecord, DecryptError, DeliveryState, Store, StoreError, WebhookTarget};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+/// Items in one statement.
+const GROUP: NonZeroUsize = NonZeroUsize::new(500).unwrap();
+
+/// Statements of a kind under way at once: the next group is sent while the last is being committed.
+const CONCURRENT_GROUPS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+
+/// What was asked for cannot be had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum JournalError {
+    /// The database refuses this item, and would again.
+    #[error("the database refuses it: {0}")]
+    Refused(Arc<StoreError>),
+    /// The process is going down.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// Whether the database took the last statement. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Availability(Arc<watch::Sender<bool>>);
+
+impl Availability {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(true)))
+    }
+
+    /// Whether the database took the last statement.
+    pub(crate) fn is_available(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Runs a statement until the database takes it, or refuses it for good. Waits between tries; one log line
+    /// a change of state. Ends only by the database's answer: whoever may not wait drops the future.
+    pub(crate) async fn until_available<T, F>(&self, mut run: impl FnMut() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut backoff = Backoff::default();
+        loop {
+            match run().await {
+                Err(error) if error.is_retryable() => {
+                    if self.0.send_replace(false) {
+                        warn!(%error, "the database takes no statements; trying again");
+                    }
+                    backoff.wait().await;
+                }
+                answered => {
+                    if !self.0.send_replace(true) {
+                        info!("the database takes statements again");
+                    }
+                    return answered;
+                }
+            }
+        }
+    }
+}
+
+/// A statement that serves many items.
+trait Statement: Send + Sync + 'static {
+    type Item: Send + Sync + 'static;
+    type Answer: Send + 'static;
+
+    /// Answers for every item, in order.
+    fn run(
+        store: &Store,
+        items: &[Self::Item],
+    ) -> impl Future<Output = Result<Vec<Self::Answer>, StoreError>> + Send;
+}
+
+struct Check;
+
+impl Statement for Check {
+    type Item = (DeliveryId, bool);
+    type Answer = Option<DeliveryState>;
+
+    async fn run(store: &Store, items: &[Self::Item]) -> Result<Vec<Self::Answer>, StoreError> {
+        let states = store.check_deliveries(items).await?;
+        Ok(items.iter().map(|(id, _)| states.get(id).cloned()).collect())
+    }
+}
+
+struct Record;
+
+impl Statement for Record {
+    type Item = AttemptRecord;
+    type Answer = bool;
+
+    async fn run(store: &Store, items: &[Self::Item]) -> Result<Vec<Self::Answer>, StoreError> {
+        let recorded = store.record_attempts(items).await?;
+        Ok(items.iter().map(|record| recorded.contains(&record.delivery)).collect())
+    }
+}
+
+struct Abandon;
+
+impl Statement for Abandon {
+    type Item = (DeliveryId, &'static str);
+    type Answer = ();
+
+    async fn run(store: &Store, items: &[Self::Item]) -> Result<Vec<Self::Answer>, StoreError> {
+        store.abandon_deliveries(items).await?;
+        Ok(vec![(); items.len()])
+    }
+}
+
+struct LoadTarget;
+
+impl Statement for LoadTarget {
+    type Item = WebhookId;
+    type Answer = Option<Result<WebhookTarget, DecryptError>>;
+
+    async fn run(store: &Store, items: &[Self::Item]) -> Result<Vec<Self::Answer>, StoreError> {
+        let targets = store.webhook_targets(items).await?;
+        Ok(items.iter().map(|id| targets.get(id).cloned()).collect())
+    }
+}
+
+/// Groups the items of one statement.
+struct Grouped<S: Statement>(GroupCommit<S::Item, Result<S::Answer, Arc<StoreError>>>);
+
+impl<S: Statement> Grouped<S> {
+    fn start(store: &Store, availability: &Availability, waiting: NonZeroUsize, tasks: &TaskTracker) -> Self {
+        let bounds = Bounds { waiting, group: GROUP, concurrent_groups: CONCURRENT_GROUPS };
+        let (store, availability) = (store.clone(), availability.clone());
+        Self(GroupCommit::start(bounds, tasks, move |items| {
+            let (store, availability) = (store.clone(), availability.clone());
+            async move { run_group::<S>(&store, &availability, &items).await }
+        }))
+    }
+
+    async fn submit(&self, item: S::Item) -> Result<S::Answer, JournalError> {
+        self.0.submit(item).await?.map_err(JournalError::Refused)
+    }
+}
+
+/// Runs a group. One item that the database refuses must not take the others with it: a group that is refused is
+/// run in halves.
+async fn run_group<S: Statement>(
+    store: &Store,
+    availability: &Availability,
+    items: &[S::Item],
+) -> Vec<Result<S::Answer, Arc<StoreError>>> {
+    let mut answers = Vec::with_capacity(items.len());
+    let mut parts = vec![0..items.len()];
+    while let Some(part) = parts.pop() {
+        let group = &items[part.clone()];
+        match availability.until_available(|| S::run(store, group)).await {
+            Ok(answered) => answers.extend(answered.into_iter().map(Ok)),
+            Err(refusal) if group.len() == 1 => {
+                error!(error = %Chain(&refusal), "the database refuses a statement");
+                answers.push(Err(Arc::new(refusal)));
+            }
+            Err(_) => {
+                let middle = part.start + group.len() / 2;
+                parts.push(middle..part.end);
+                parts.push(part.start..middle);
+            }
+        }
+    }
+    answers
+}
+
+/// An error with its causes.
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// The database as the delivering stage sees it.
+pub(crate) struct Journal {
+    availability: Availability,
+    checks: Grouped<Check>,
+    records: Grouped<Record>,
+    abandons: Grouped<Abandon>,
+    targets: Grouped<LoadTarget>,
+}
+
+impl Journal {
+    /// Starts the tasks that group statements; at most `waiting` items of each kind wait. They end when the
+    /// journal is dropped.
+    pub(crate) fn start(
+        store: &Store,
+        availability: &Availability,
+        waiting: NonZeroUsize,
+        tasks: &TaskTracker,
+    ) -> Self {
+        Self {
+            availability: availability.clone(),
+            checks: Grouped::start(store, availability, waiting, tasks),
+            records: Grouped::start(store, availability, waiting, tasks),
+            abandons: Grouped::start(store, availability, waiting, tasks),
+            targets: Grouped::start(store, availability, waiting, tasks),
+        }
+    }
+
+    /// Whether the database took the last statement.
+    pub(crate) fn is_available(&self) -> bool {
+        self.availability.is_available()
+    }
+
+    /// What a delivery and its webhook are now, with the event's body if `with_body`; `None` if the delivery's
+    /// day was dropped.
+    pub(crate) async fn check(
+        &self,
+        delivery: DeliveryId,
+        with_body: bool,
+    ) -> Result<Option<DeliveryState>, JournalError> {
+        self.checks.submit((delivery, with_body)).await
+    }
+
+    /// Records an attempt; `false` if another dispatcher has recorded it. A delivery may stand once in a group:
+    /// whoever records holds the claim to it.
+    pub(crate) async fn record(&self, record: AttemptRecord) -> Result<bool, JournalError> {
+        self.records.submit(record).await
+    }
+
+    /// Ends a pending delivery that will never be attempted.
+    pub(crate) async fn abandon(
+        &self,
+        delivery: DeliveryId,
+        reason: &'static str,
+    ) -> Result<(), JournalError> {
+        self.abandons.submit((delivery, reason)).await
+    }
+
+    /// A webhook's target; `None` if it was deleted.
+    pub(crate) async fn load_target(
+        &self,
+        webhook: WebhookId,
+    ) -> Result<Option<Result<WebhookTarget, DecryptError>>, JournalError> {
+        self.targets.submit(webhook).await
+    }
+}

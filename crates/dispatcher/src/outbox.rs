@@ -1,0 +1,101 @@
+//! What leaves for a queue, tried until the broker confirms it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::{Backoff, Confirmed, Message, Publisher, Received};
+use futures_util::future::join_all;
+use metrics::counter;
+use tracing::{error, info, warn};
+use wire::names::{ERROR_CODE_HEADER, ERROR_HEADER, SOURCE_QUEUE_HEADER};
+use wire::{DeliveryJob, Names, PROTOBUF};
+
+/// The code on messages that are set aside because nothing can be done with them.
+const UNUSABLE: &str = "unusable_message";
+
+/// Publishes to our own queues. Clones share the publisher.
+#[derive(Clone)]
+pub(crate) struct Outbox {
+    publisher: Publisher,
+    names: Arc<Names>,
+    park_delay: Duration,
+}
+
+impl Outbox {
+    pub(crate) fn new(publisher: Publisher, names: Arc<Names>, park_delay: Duration) -> Self {
+        Self { publisher, names, park_delay }
+    }
+
+    /// Hands jobs over to be made now.
+    pub(crate) async fn deliver(&self, jobs: impl IntoIterator<Item = DeliveryJob>) -> Confirmed {
+        let queue = self.names.deliver_queue();
+        let publishing = jobs.into_iter().map(|job| self.publish(to_queue(&queue, &job)));
+        let each = join_all(publishing).await;
+        each.into_iter().fold(Confirmed::nothing_to_publish(), Confirmed::and)
+    }
+
+    /// Hands a job over to be made after `delay`.
+    pub(crate) async fn retry(&self, job: &DeliveryJob, delay: Duration) -> Confirmed {
+        self.publish(to_queue(&self.names.retry_queue(delay), job)).await
+    }
+
+    /// Hands a job over whose webhook or dispatcher has its hands full. Not an attempt.
+    pub(crate) async fn park(&self, job: &DeliveryJob) -> Confirmed {
+        counter!("deliveries_parked_total").increment(1);
+        self.publish(to_queue(&self.names.park_queue(self.park_delay), job)).await
+    }
+
+    /// Tells operators of a delivery that failed for good. The body is left out: it may be personal.
+    pub(crate) async fn dead(&self, job: &DeliveryJob, reason: &str) -> Confirmed {
+        let job = DeliveryJob { body: None, ..job.clone() };
+        self.publish(to_queue(&self.names.dead_queue(), &job).header(ERROR_HEADER, reason)).await
+    }
+
+    /// Sets a received message aside, whole, that nothing can be done with.
+    pub(crate) async fn set_aside(&self, received: &Received, queue: &str, reason: &str) -> Confirmed {
+        self.set_aside_message(received.forward_to(queue), queue, reason).await
+    }
+
+    /// Sets a message for `queue` aside.
+    pub(crate) async fn set_aside_message(
+        &self,
+        mut message: Message,
+        queue: &str,
+        reason: &str,
+    ) -> Confirmed {
+        error!(queue, reason, "message set aside");
+        counter!("messages_set_aside_total").increment(1);
+        message.exchange.clear();
+        message.routing_key = self.names.rejected_queue();
+        message.headers.set(ERROR_CODE_HEADER, UNUSABLE);
+        message.headers.set(ERROR_HEADER, reason);
+        message.headers.set(SOURCE_QUEUE_HEADER, queue);
+        self.publish(message).await
+    }
+
+    /// Publishes until it is confirmed: whoever may not wait drops the future.
+    pub(crate) async fn publish(&self, message: Message) -> Confirmed {
+        let mut backoff = Backoff::default();
+        let mut told = false;
+        loop {
+            match self.publisher.publish(message.clone()).await {
+                Ok(confirmed) => {
+                    if told {
+                        info!(routing_key = message.routing_key, "published after all");
+                    }
+                    return confirmed;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        warn!(%error, routing_key = message.routing_key, "not published; trying again");
+                    }
+                    backoff.wait().await;
+                }
+            }
+        }
+    }
+}
+
+fn to_queue(queue: &str, job: &DeliveryJob) -> Message {
+    Message::to_queue(queue, job.encode()).content_type(PROTOBUF)
+}

@@ -1,0 +1,301 @@
+//! A database, a queue prefix and services that work together.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use broker::{Broker, Message, Publisher, PublisherConfig};
+use domain::EventType;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use serde_json::{Value, json};
+
+use crate::binary::{Binary, Service};
+use crate::database::{SECRET_KEYS, TestDatabase};
+use crate::event::Event;
+use crate::eventually::DEADLINE;
+use crate::http_client::{ApiClient, HttpClient};
+use crate::queues::{self, TestQueues};
+use crate::{run_id, servers, token};
+
+/// What a test's stack is made of.
+#[derive(Debug, Clone)]
+pub struct StackBuilder {
+    with_api: bool,
+    ingests: usize,
+    dispatchers: usize,
+    environment: BTreeMap<String, String>,
+}
+
+impl StackBuilder {
+    /// Without management-api.
+    #[must_use]
+    pub fn no_api(mut self) -> Self {
+        self.with_api = false;
+        self
+    }
+
+    /// With this many processes of event-ingest instead of one.
+    #[must_use]
+    pub fn ingests(mut self, count: usize) -> Self {
+        self.ingests = count;
+        self
+    }
+
+    /// With this many processes of dispatcher instead of one.
+    #[must_use]
+    pub fn dispatchers(mut self, count: usize) -> Self {
+        self.dispatchers = count;
+        self
+    }
+
+    /// With this environment variable for every service.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.environment.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Starts everything and waits until it is ready.
+    pub async fn start(self) -> Stack {
+        let database = TestDatabase::create().await;
+        let (hs256_secret, ingest_token) = (random_text(), random_text());
+        let mut environment = BTreeMap::from(
+            [
+                ("RUST_LOG", "info"),
+                ("LOK__DATABASE__URL", database.url()),
+                ("LOK__DATABASE__POOL_SIZE", "8"),
+                ("LOK__AMQP__URL", &servers::amqp_url()),
+                ("LOK__API__LISTEN", "127.0.0.1:0"),
+                ("LOK__INGEST__LISTEN", "127.0.0.1:0"),
+                ("LOK__INGEST__TOKEN", &ingest_token),
+                ("LOK__ADMIN__LISTEN", "127.0.0.1:0"),
+                ("LOK__EGRESS__ALLOW_HTTP", "true"),
+                ("LOK__EGRESS__ALLOWED_NETWORKS", "127.0.0.0/8,::1/128"),
+                ("LOK__AUTH__HS256_SECRET", &hs256_secret),
+                ("LOK__SECRETS__KEYS", SECRET_KEYS),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        );
+        environment.extend(self.environment);
+
+        let queues = reserve_queues(&environment).await;
+        environment.insert("LOK__AMQP__PREFIX".to_owned(), queues.prefix().to_owned());
+        let broker = queues::connect(queues.topology());
+        let publisher = broker.publisher(PublisherConfig::default());
+
+        let start = |name: &str| Binary::new(name).envs(&environment).spawn();
+        let mut stack = Stack {
+            api: self.with_api.then(|| start("management-api")),
+            ingests: (0..self.ingests).map(|_| start("event-ingest")).collect(),
+            dispatchers: (0..self.dispatchers).map(|_| start("dispatcher")).collect(),
+            broker,
+            publisher,
+            api_url: String::new(),
+            ingest_urls: Vec::new(),
+            hs256_secret,
+            ingest_token,
+            environment,
+            http: HttpClient::default(),
+            queues,
+            database,
+        };
+        stack.wait_ready().await;
+        stack
+    }
+}
+
+/// Reserves a prefix for the topology that services with this environment declare.
+async fn reserve_queues(environment: &BTreeMap<String, String>) -> TestQueues {
+    let settings = service::settings::load(environment, &[]);
+    let delivery = settings.unwrap_or_else(|error| panic!("the test's settings: {error}")).delivery;
+    let retry_delays = delivery.retry_delays.0.iter().map(|delay| delay.0).collect();
+    TestQueues::reserve(retry_delays, delivery.park_delay.0).await
+}
+
+/// 256 random bits as text.
+fn random_text() -> String {
+    let mut bytes = [0; 32];
+    SystemRandom::new().fill(&mut bytes).expect("the system gives randomness");
+    run_id::hex(&bytes)
+}
+
+/// A database, a queue prefix and services that work together. Dropped, it is all gone.
+pub struct Stack {
+    // Fields are dropped in their order: processes before what they use.
+    /// The management API, unless the test does without.
+    pub api: Option<Service>,
+    /// The processes of event-ingest.
+    pub ingests: Vec<Service>,
+    /// The processes of dispatcher.
+    pub dispatchers: Vec<Service>,
+    publisher: Publisher,
+    broker: Broker,
+    api_url: String,
+    ingest_urls: Vec<String>,
+    hs256_secret: String,
+    ingest_token: String,
+    environment: BTreeMap<String, String>,
+    http: HttpClient,
+    queues: TestQueues,
+    /// The database.
+    pub database: TestDatabase,
+}
+
+impl fmt::Debug for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stack").field(&self.queues.prefix()).finish()
+    }
+}
+
+/// A webhook as the API gave it to the developer.
+#[derive(Debug, Clone)]
+pub struct Webhook {
+    /// Its id.
+    pub id: String,
+    /// Its secret.
+    pub secret: String,
+    /// The owner's user id.
+    pub user: String,
+    /// Where its events go.
+    pub url: String,
+}
+
+impl Webhook {
+    /// `/api/webhooks/{id}`.
+    pub fn path(&self) -> String {
+        format!("/api/webhooks/{}", self.id)
+    }
+}
+
+impl Stack {
+    /// One process of each service, the defaults of the services, and loopback receivers allowed.
+    pub fn builder() -> StackBuilder {
+        StackBuilder { with_api: true, ingests: 1, dispatchers: 1, environment: BTreeMap::new() }
+    }
+
+    /// Waits until every service is ready, and learns their ports anew: those of restarted ones change.
+    pub async fn wait_ready(&mut self) {
+        for service in self.services() {
+            service.wait_ready(DEADLINE).await;
+        }
+        if let Some(api) = &mut self.api {
+            self.api_url = api.url().await;
+        }
+        self.ingest_urls.clear();
+        for ingest in &mut self.ingests {
+            self.ingest_urls.push(ingest.url().await);
+        }
+    }
+
+    /// Every process.
+    pub fn services(&mut self) -> impl Iterator<Item = &mut Service> {
+        self.api.iter_mut().chain(&mut self.ingests).chain(&mut self.dispatchers)
+    }
+
+    /// The services' environment, for further binaries on the same stack.
+    pub fn environment(&self) -> &BTreeMap<String, String> {
+        &self.environment
+    }
+
+    /// A binary on this stack, for example `lokctl`.
+    pub fn binary(&self, name: &str) -> Binary {
+        Binary::new(name).envs(&self.environment)
+    }
+
+    /// The secret of this stack's HS256 tokens.
+    pub fn hs256_secret(&self) -> &str {
+        &self.hs256_secret
+    }
+
+    /// The token of `POST /v1/events`.
+    pub fn ingest_token(&self) -> &str {
+        &self.ingest_token
+    }
+
+    /// The management API as a user sees it.
+    pub fn api(&self, user: &str) -> ApiClient {
+        self.anonymous_api().bearer(&token::hs256(&self.hs256_secret, user))
+    }
+
+    /// The management API without a token.
+    pub fn anonymous_api(&self) -> ApiClient {
+        assert!(!self.api_url.is_empty(), "this stack has no management-api");
+        ApiClient::new(self.http.clone(), &self.api_url)
+    }
+
+    /// The HTTP side of the first event-ingest, with its token.
+    pub fn ingest(&self) -> ApiClient {
+        let url = self.ingest_urls.first().expect("this stack has an event-ingest");
+        ApiClient::new(self.http.clone(), url).bearer(&self.ingest_token)
+    }
+
+    /// The queue names.
+    pub fn queues(&self) -> &TestQueues {
+        &self.queues
+    }
+
+    /// The broker, for what the verbs here do not do.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// Creates a webhook through the API.
+    pub async fn given_webhook(&self, user: &str, url: &str, events: &[EventType]) -> Webhook {
+        let events: Vec<_> = events.iter().map(|event| event.as_str()).collect();
+        let body = json!({ "url": url, "events": events });
+        let answer = self.api(user).post("/api/webhooks", &body).await.expect(201).json();
+        let text = |field: &str| {
+            answer[field].as_str().unwrap_or_else(|| panic!("no {field} in {answer}")).to_owned()
+        };
+        Webhook { id: text("id"), secret: text("secret"), user: user.to_owned(), url: text("url") }
+    }
+
+    /// Publishes an event in JSON over AMQP and waits for the confirm.
+    pub async fn publish(&self, event: &Event) {
+        self.publish_message(self.message(event)).await;
+    }
+
+    /// Publishes events in JSON over AMQP, many in flight, and waits for all confirms.
+    pub async fn publish_all(&self, events: &[Event]) {
+        let messages = events.iter().map(|event| self.message(event));
+        let confirmed = self.publisher.publish_all(messages).await;
+        let _ = confirmed.unwrap_or_else(|error| panic!("the broker did not take the events: {error}"));
+    }
+
+    /// Publishes an event in protobuf over AMQP and waits for the confirm.
+    pub async fn publish_protobuf(&self, event: &Event) {
+        let mut message = self.message(event).content_type(wire::PROTOBUF);
+        message.body = event.to_protobuf().into();
+        self.publish_message(message).await;
+    }
+
+    /// Publishes any message and waits for the confirm.
+    pub async fn publish_message(&self, message: Message) {
+        let confirmed = self.publisher.publish(message).await;
+        let _ = confirmed.unwrap_or_else(|error| panic!("the broker did not take the message: {error}"));
+    }
+
+    /// The message that [`Stack::publish`] publishes.
+    pub fn message(&self, event: &Event) -> Message {
+        let exchange = self.queues.names().events_exchange();
+        Message::to_exchange(exchange, event.event_type().as_str(), event.to_json().into())
+            .content_type(wire::JSON)
+    }
+
+    /// A webhook's history as its owner sees it; `query` for example `status=failed`.
+    pub async fn history(&self, webhook: &Webhook, query: &str) -> Value {
+        let path = format!("{}/deliveries?{query}", webhook.path());
+        self.api(&webhook.user).get(&path).await.expect(200).json()
+    }
+
+    /// A delivery with its attempts as its owner sees it.
+    pub async fn delivery(&self, webhook: &Webhook, delivery: &str) -> Value {
+        let path = format!("{}/deliveries/{delivery}", webhook.path());
+        self.api(&webhook.user).get(&path).await.expect(200).json()
+    }
+
+    /// Messages ready in a queue; 0 if there is no such queue.
+    pub async fn depth(&self, queue: &str) -> u32 {
+        let depth = self.broker.inspector().depth(queue).await;
+        depth.unwrap_or_else(|error| panic!("{queue} cannot be looked at: {error}")).unwrap_or(0)
+    }
+}

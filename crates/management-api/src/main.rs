@@ -1,1 +1,101 @@
-fn main() {}
+#![doc = include_str!("../README.md")]
+
+mod api;
+mod auth;
+mod body;
+mod database;
+mod deliveries;
+mod event_types;
+mod fields;
+mod keys;
+mod language;
+mod observe;
+mod problem;
+mod query;
+mod rules;
+mod server;
+mod test_event;
+mod texts;
+mod token;
+mod webhooks;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+
+use actix_web::web;
+use anyhow::Context as _;
+use broker::{Broker, PublisherConfig};
+use domain::limits::Limits;
+use domain::network::AddressPolicy;
+use domain::webhook_url::{Schemes, UrlPolicy};
+use ring::rand::SystemRandom;
+use service::{Clock, Context, ServiceInfo, Settings};
+use store::Store;
+use tracing::info;
+
+use crate::api::Api;
+use crate::token::Verifier;
+
+const INFO: ServiceInfo = ServiceInfo {
+    name: "management-api",
+    about: "lets developers manage their webhooks over HTTP",
+    required: &["database.url", "amqp.url", "secrets.keys", "auth.hs256_secret|auth.jwks_file"],
+    admin: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9080),
+};
+
+fn main() -> ExitCode {
+    service::run(INFO, serve)
+}
+
+async fn serve(context: Context) -> anyhow::Result<()> {
+    let Context { settings, readiness, shutdown, clock } = context;
+    let (stopping, grace) = (shutdown.soft(), shutdown.grace());
+    let (database_check, broker_check) = (readiness.check("database"), readiness.check("broker"));
+
+    let verifier = Verifier::new(&settings.auth)?;
+    let store = backends::store(&settings, INFO.name)?;
+    if !backends::schema_known(&store, &database_check, stopping).await? {
+        return Ok(());
+    }
+    let broker = backends::broker(&settings, INFO.name)?;
+    tokio::spawn(backends::watch_store(store.clone(), database_check, stopping.clone()));
+    tokio::spawn(backends::watch_broker(broker.clone(), broker_check, stopping.clone()));
+
+    let api = web::Data::new(api(&settings, verifier, store, &broker, clock));
+    let (server, address) = server::bind(api, grace, stopping.clone())?;
+    let handle = server.handle();
+    let mut server = tokio::spawn(server);
+    info!(%address, "listening");
+
+    tokio::select! {
+        ended = &mut server => ended?.context("the HTTP server ended by itself")?,
+        () = stopping.cancelled() => {
+            handle.stop(true).await;
+            server.await?.context("the HTTP server did not stop")?;
+        }
+    }
+    broker.close(grace).await;
+    Ok(())
+}
+
+fn api(settings: &Settings, verifier: Verifier, store: Store, broker: &Broker, clock: Clock) -> Api {
+    let (egress, limits) = (&settings.egress, &settings.limits);
+    Api {
+        store,
+        publisher: broker.publisher(PublisherConfig::default()),
+        deliver_queue: backends::names(settings).deliver_queue(),
+        inline_body: settings.delivery.inline_body.0,
+        verifier,
+        urls: UrlPolicy {
+            schemes: if egress.allow_http { Schemes::HttpToo } else { Schemes::HttpsOnly },
+            addresses: AddressPolicy::with_exceptions(egress.allowed_networks.0.clone()),
+        },
+        limits: Limits {
+            webhooks_per_user: limits.webhooks_per_user,
+            events_per_webhook: limits.events_per_webhook,
+        },
+        http: settings.api.clone(),
+        clock,
+        random: SystemRandom::new(),
+    }
+}

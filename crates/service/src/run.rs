@@ -24,7 +24,7 @@ pub struct ServiceInfo {
     pub name: &'static str,
     /// What it does, in a sentence.
     pub about: &'static str,
-    /// The settings it cannot do without, as `section.key`.
+    /// The settings it cannot do without, as `section.key`; of several joined by `|`, one will do.
     pub required: &'static [&'static str],
     /// Where its admin server listens unless configured.
     pub admin: SocketAddr,
@@ -139,7 +139,7 @@ where
 }
 
 fn help(info: ServiceInfo) -> String {
-    let required: Vec<_> = info.required.iter().map(|key| format!("  {key}")).collect();
+    let required: Vec<_> = info.required.iter().map(|key| format!("  {}", key.replace('|', " or "))).collect();
     format!(
         "{name}: {about}\n\n\
          Usage: {name} [--help | --version | --print-config]\n\n\

@@ -36,7 +36,7 @@ pub enum ConfigError {
 }
 
 /// Reads the configuration from the environment's variables and the file that `LOK_CONFIG` names, and checks that
-/// every key in `required` (`section.key`) is set.
+/// every key in `required` is set: `section.key`, or several joined by `|` of which one will do.
 pub fn load(environment: &BTreeMap<String, String>, required: &[&str]) -> Result<Settings, ConfigError> {
     let mut builder = Config::builder();
     let file = environment.get("LOK_CONFIG").filter(|path| !path.is_empty());
@@ -144,12 +144,18 @@ fn edit_distance(a: &str, b: &str) -> usize {
 
 fn missing(settings: &Settings, required: &[&str]) -> Vec<String> {
     let table = as_table(settings);
-    let is_set = |path: &&&str| {
+    let is_set = |path: &str| {
         let (section, key) = path.split_once('.').unwrap_or((path, ""));
         table.get(section).and_then(|section| section.get(key)).is_some()
     };
-    let absent = required.iter().filter(|path| !is_set(path));
-    absent.map(|path| format!("{path} (set {} or put it into the file)", variable(path))).collect()
+    let absent = required.iter().filter(|paths| !paths.split('|').any(is_set));
+    absent
+        .map(|paths| {
+            let variables: Vec<_> = paths.split('|').map(variable).collect();
+            let (paths, variables) = (paths.replace('|', " or "), variables.join(" or "));
+            format!("{paths} (set {variables} or put it into the file)")
+        })
+        .collect()
 }
 
 fn as_table(settings: &Settings) -> toml::Table {
@@ -190,6 +196,15 @@ mod tests {
 
     fn error(variables: &[(&str, &str)]) -> String {
         load(&environment(variables), &[]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn of_several_required_keys_one_will_do() {
+        let required = &["auth.hs256_secret|auth.jwks_file"];
+        let error = load(&environment(&[]), required).unwrap_err().to_string();
+        assert!(error.contains("auth.hs256_secret or auth.jwks_file"), "{error}");
+        assert!(error.contains("LOK__AUTH__HS256_SECRET or LOK__AUTH__JWKS_FILE"), "{error}");
+        assert!(load(&environment(&[("LOK__AUTH__JWKS_FILE", "/keys.json")]), required).is_ok());
     }
 
     struct TempFile(std::path::PathBuf);

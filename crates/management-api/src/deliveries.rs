@@ -1,0 +1,139 @@
+//! The history of deliveries (guide, *Historique des livraisons*).
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use domain::timestamp;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use store::{Delivery, DeliveryPage, Page, Statistics};
+
+use crate::api::Api;
+use crate::auth::Caller;
+use crate::database::bounded;
+use crate::problem::Problem;
+use crate::query::DeliveriesQuery;
+use crate::webhooks::webhook_id;
+
+/// A delivery as the guide shows it, and what the contract adds.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DeliveryDocument<'a> {
+    id: String,
+    event: &'a str,
+    status: &'static str,
+    attempts: u32,
+    last_attempt: Option<String>,
+    response: Option<Response<'a>>,
+    created_at: String,
+    response_status: Option<u16>,
+    error: Option<&'a str>,
+    duration_ms: Option<u32>,
+    next_attempt: Option<String>,
+}
+
+impl<'a> DeliveryDocument<'a> {
+    fn new(delivery: &'a Delivery) -> Self {
+        Self {
+            id: delivery.id.to_string(),
+            event: &delivery.event_type,
+            status: delivery.status.as_str(),
+            attempts: delivery.attempts,
+            last_attempt: delivery.last_attempt_at.map(timestamp::format),
+            response: delivery.response_body.as_deref().map(Response::read),
+            created_at: timestamp::format(delivery.created_at),
+            response_status: delivery.response_status,
+            error: delivery.error.as_deref(),
+            duration_ms: delivery.duration_ms,
+            next_attempt: delivery.next_attempt_at.map(timestamp::format),
+        }
+    }
+}
+
+/// What a receiver answered: its JSON as it wrote it, or its text.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Response<'a> {
+    Json(Box<RawValue>),
+    Text(&'a str),
+}
+
+impl<'a> Response<'a> {
+    fn read(body: &'a str) -> Self {
+        // Read as a value first: that bounds nesting and numbers, which the raw text does not.
+        let readable = serde_json::from_str::<serde_json::Value>(body).is_ok();
+        match serde_json::from_str(body) {
+            Ok(json) if readable => Self::Json(json),
+            _ => Self::Text(body),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct StatisticsDocument {
+    total: u64,
+    success: u64,
+    failed: u64,
+    pending: u64,
+}
+
+impl From<Statistics> for StatisticsDocument {
+    fn from(statistics: Statistics) -> Self {
+        let Statistics { pending, success, failed } = statistics;
+        Self { total: statistics.total(), success, failed, pending }
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PageDocument<'a> {
+    deliveries: Vec<DeliveryDocument<'a>>,
+    statistics: StatisticsDocument,
+    page: u32,
+    page_size: u32,
+    total: u64,
+    page_count: u64,
+}
+
+impl<'a> PageDocument<'a> {
+    fn new(found: &'a DeliveryPage, page: Page) -> Self {
+        Self {
+            deliveries: found.deliveries.iter().map(DeliveryDocument::new).collect(),
+            statistics: found.statistics.into(),
+            page: page.number,
+            page_size: page.size,
+            total: found.total,
+            page_count: found.total.div_ceil(page.size.into()),
+        }
+    }
+}
+
+/// `GET /api/webhooks/{id}/deliveries`
+pub(crate) async fn list(
+    Caller(user): Caller,
+    query: DeliveriesQuery,
+    request: HttpRequest,
+    api: web::Data<Api>,
+) -> Result<HttpResponse, Problem> {
+    let id = webhook_id(&request)?;
+    let found = bounded(api.store.list_deliveries(&user, id, query.filter, query.page)).await?;
+    let found = found.ok_or_else(Problem::not_found)?;
+    Ok(HttpResponse::Ok().json(PageDocument::new(&found, query.page)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(body: &str) -> String {
+        serde_json::to_string(&Response::read(body)).unwrap()
+    }
+
+    #[test]
+    fn a_receivers_json_is_shown_as_it_wrote_it_and_anything_else_as_text() {
+        assert_eq!(shown(r#"{"status":"ok"}"#), r#"{"status":"ok"}"#);
+        assert_eq!(shown(r#"{"z":1234567890123456789,"a":1.50}"#), r#"{"z":1234567890123456789,"a":1.50}"#);
+        assert_eq!(shown("OK"), r#""OK""#);
+        assert_eq!(shown(r#"{"cut":"#), r#""{\"cut\":""#);
+        assert_eq!(shown(""), r#""""#);
+        assert!(shown(&format!("{}{}", "[".repeat(5000), "]".repeat(5000))).starts_with('"'));
+    }
+}

@@ -59,6 +59,15 @@ pub fn store(settings: &Settings, name: &str) -> Result<Store, ConfigureError> {
 /// The broker, under the service's name. Starts connecting and declares the [`topology`] after every connect;
 /// needs a runtime.
 pub fn broker(settings: &Settings, name: &str) -> Result<Broker, ConfigureError> {
+    broker_with(settings, name, topology(settings))
+}
+
+/// The broker for a program that only looks: nothing is declared.
+pub fn broker_to_look_at(settings: &Settings, name: &str) -> Result<Broker, ConfigureError> {
+    broker_with(settings, name, Topology::default())
+}
+
+fn broker_with(settings: &Settings, name: &str, topology: Topology) -> Result<Broker, ConfigureError> {
     let amqp = &settings.amqp;
     let url = amqp.url.as_ref().ok_or(ConfigureError::Missing("amqp.url"))?;
     let config = BrokerConfig {
@@ -70,7 +79,7 @@ pub fn broker(settings: &Settings, name: &str) -> Result<Broker, ConfigureError>
         backoff: Backoff::default(),
         ca_file: amqp.ca_file.clone(),
     };
-    Ok(Broker::connect(config, topology(settings))?)
+    Ok(Broker::connect(config, topology)?)
 }
 
 #[cfg(test)]

@@ -78,7 +78,10 @@ impl Queue {
         };
         set("x-queue-type", text("quorum"));
         match &self.kind {
-            Kind::Work { set_aside: None } => {}
+            // RabbitMQ 4 drops a message that came back 20 times, looking at it included, unless another limit is said.
+            Kind::Work { set_aside: None } => {
+                set("x-delivery-limit", AMQPValue::LongLongInt(i32::MAX.into()));
+            }
             Kind::Work { set_aside: Some(set_aside) } => {
                 set("x-delivery-limit", AMQPValue::LongLongInt(set_aside.after_deliveries.into()));
                 dead_letter_at_least_once(&set_aside.queue, &mut set);

@@ -8,6 +8,9 @@ pub const ERROR_CODE_HEADER: &str = "x-lok-error-code";
 /// What was wrong and where, in words, on messages in `lokroom.events.rejected`.
 pub const ERROR_HEADER: &str = "x-lok-error";
 
+/// The routing key that a message in `lokroom.events.rejected` was published with.
+pub const ROUTING_KEY_HEADER: &str = "x-lok-routing-key";
+
 /// The queue a message was taken from, on messages of our own that were set aside in `lokroom.events.rejected`: where
 /// it can be put back.
 pub const SOURCE_QUEUE_HEADER: &str = "x-lok-source-queue";

@@ -40,6 +40,12 @@ fn present(text: &str) -> Option<Cow<'_, str>> {
     (!text.is_empty()).then_some(Cow::Borrowed(text))
 }
 
+/// The event type that a message names, known or not; `None` where it cannot be read.
+pub fn event_name(message: &[u8]) -> Option<String> {
+    let decoded = proto::PlatformEvent::decode(message).ok()?;
+    (!decoded.event.is_empty()).then_some(decoded.event)
+}
+
 /// Encodes an event as internal services do.
 pub fn encode(
     id: &str,

@@ -69,13 +69,16 @@ impl Received {
         }
     }
 
-    /// The same content as a message to another queue.
+    /// The same content as a message to another queue, and to no other: without `CC` and `BCC`, which make RabbitMQ
+    /// send copies elsewhere.
     pub fn forward_to(&self, queue: impl Into<String>) -> Message {
         let mut message = Message::to_queue(queue, self.body.clone());
         message.content_type.clone_from(&self.content_type);
         message.content_encoding.clone_from(&self.content_encoding);
         message.message_id.clone_from(&self.message_id);
         message.headers = self.headers.clone();
+        message.headers.remove("CC");
+        message.headers.remove("BCC");
         message
     }
 }

@@ -108,6 +108,15 @@ impl Headers {
         self.table.insert(name.into(), AMQPValue::LongString(value.into()));
     }
 
+    /// Removes a header.
+    pub fn remove(&mut self, name: &str) {
+        let kept = self.table.inner().iter().filter(|(key, _)| key.as_str() != name);
+        self.table = kept
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect::<std::collections::BTreeMap<_, _>>()
+            .into();
+    }
+
     /// Removes every header whose name starts with `prefix`.
     pub fn remove_starting_with(&mut self, prefix: &str) {
         let kept = self.table.inner().iter().filter(|(name, _)| !name.as_str().starts_with(prefix));

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::error::PublishError;
@@ -118,6 +118,31 @@ impl Publisher {
     ) -> Result<Confirmed, PublishError> {
         try_join_all(messages.into_iter().map(|message| self.publish(message))).await?;
         Ok(Confirmed(()))
+    }
+}
+
+impl Publisher {
+    /// Publishes a message again and again until it is confirmed, with growing waits in between; one log line when
+    /// that begins and one when it ends. Ends only by the confirm: whoever may not wait drops the future.
+    pub async fn publish_until_confirmed(&self, message: Message) -> Confirmed {
+        let mut backoff = Backoff::default();
+        let mut told = false;
+        loop {
+            match self.publish(message.clone()).await {
+                Ok(confirmed) => {
+                    if told {
+                        info!(routing_key = message.routing_key, "published after all");
+                    }
+                    return confirmed;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        warn!(%error, routing_key = message.routing_key, "not published; trying again");
+                    }
+                    backoff.wait().await;
+                }
+            }
+        }
     }
 }
 

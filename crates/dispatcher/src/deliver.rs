@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use backends::Chain;
 use broker::{Confirmed, Consumer, Delivery, Received};
 use bytes::Bytes;
 use domain::Timestamp;
@@ -20,7 +21,7 @@ use wire::DeliveryJob;
 
 use crate::claims::Claims;
 use crate::decide::{Decision, Taken, decide};
-use crate::journal::{Chain, Journal, JournalError};
+use crate::journal::{Journal, JournalError};
 use crate::lanes::{Lanes, Turn};
 use crate::outbox::Outbox;
 use crate::request;

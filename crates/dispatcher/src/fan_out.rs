@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use backends::{Availability, Chain};
 use broker::{Batch, Confirmed, Consumer};
 use domain::retry::AttemptNumber;
 use domain::{DeliveryId, WebhookId};
@@ -14,7 +15,6 @@ use tracing::error;
 use wire::{DeliveryJob, FanOut, FanOutEvent, Names, PROTOBUF};
 
 use crate::decide::Taken;
-use crate::journal::{Availability, Chain};
 use crate::outbox::Outbox;
 use crate::subscriptions::Subscriptions;
 

@@ -4,13 +4,12 @@ use std::future::Future;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use broker::Backoff;
+use backends::{Availability, Chain};
 use domain::{DeliveryId, WebhookId};
 use group_commit::{Bounds, GroupCommit, Stopped};
 use store::{AttemptRecord, DecryptError, DeliveryState, Store, StoreError, WebhookTarget};
-use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::error;
 
 /// Items in one statement.
 const GROUP: NonZeroUsize = NonZeroUsize::new(500).unwrap();
@@ -27,46 +26,6 @@ pub(crate) enum JournalError {
     /// The process is going down.
     #[error(transparent)]
     Stopped(#[from] Stopped),
-}
-
-/// Whether the database took the last statement. Clones share it.
-#[derive(Debug, Clone)]
-pub(crate) struct Availability(Arc<watch::Sender<bool>>);
-
-impl Availability {
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(true)))
-    }
-
-    /// Whether the database took the last statement.
-    pub(crate) fn is_available(&self) -> bool {
-        *self.0.borrow()
-    }
-
-    /// Runs a statement until the database takes it, or refuses it for good. Waits between tries; one log line
-    /// a change of state. Ends only by the database's answer: whoever may not wait drops the future.
-    pub(crate) async fn until_available<T, F>(&self, mut run: impl FnMut() -> F) -> Result<T, StoreError>
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        let mut backoff = Backoff::default();
-        loop {
-            match run().await {
-                Err(error) if error.is_retryable() => {
-                    if self.0.send_replace(false) {
-                        warn!(%error, "the database takes no statements; trying again");
-                    }
-                    backoff.wait().await;
-                }
-                answered => {
-                    if !self.0.send_replace(true) {
-                        info!("the database takes statements again");
-                    }
-                    return answered;
-                }
-            }
-        }
-    }
 }
 
 /// A statement that serves many items.
@@ -172,21 +131,6 @@ async fn run_group<S: Statement>(
         }
     }
     answers
-}
-
-/// An error with its causes.
-pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }
 
 /// The database as the delivering stage sees it.

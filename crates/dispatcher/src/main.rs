@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use backends::Availability;
 use broker::{Broker, ConsumerConfig, PublisherConfig};
 use domain::network::AddressPolicy;
 use domain::retry::Schedule;
@@ -30,7 +31,7 @@ use wire::Names;
 use crate::claims::Claims;
 use crate::deliver::DeliverStage;
 use crate::fan_out::FanOutStage;
-use crate::journal::{Availability, Journal};
+use crate::journal::Journal;
 use crate::lanes::Lanes;
 use crate::outbox::Outbox;
 use crate::subscriptions::Subscriptions;
@@ -93,7 +94,7 @@ impl Stages<'_> {
     fn start(self, shutdown: &service::Shutdown) {
         let (delivery, tasks, stopping) = (&self.settings.delivery, shutdown.tasks(), shutdown.soft());
         let names = Arc::new(backends::names(self.settings));
-        let availability = Availability::new();
+        let availability = Availability::default();
         let outbox = |publisher| Outbox::new(publisher, names.clone(), delivery.park_delay.0);
 
         let fan_out = self.fan_out(&names, &availability, outbox(self.publisher()));

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
+use backends::Chain;
 use service::Clock;
 use store::Store;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
-
-use crate::journal::Chain;
 
 /// The time between two runs. Partitions are made days ahead, so a run may fail many times.
 const INTERVAL: Duration = Duration::from_mins(30);

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::{Backoff, Confirmed, Message, Publisher, Received};
+use broker::{Confirmed, Message, Publisher, Received};
 use futures_util::future::join_all;
 use metrics::counter;
-use tracing::{error, info, warn};
+use tracing::error;
 use wire::names::{ERROR_CODE_HEADER, ERROR_HEADER, SOURCE_QUEUE_HEADER};
 use wire::{DeliveryJob, Names, PROTOBUF};
 
@@ -29,26 +29,29 @@ impl Outbox {
     /// Hands jobs over to be made now.
     pub(crate) async fn deliver(&self, jobs: impl IntoIterator<Item = DeliveryJob>) -> Confirmed {
         let queue = self.names.deliver_queue();
-        let publishing = jobs.into_iter().map(|job| self.publish(to_queue(&queue, &job)));
+        let publishing =
+            jobs.into_iter().map(|job| self.publisher.publish_until_confirmed(to_queue(&queue, &job)));
         let each = join_all(publishing).await;
         each.into_iter().fold(Confirmed::nothing_to_publish(), Confirmed::and)
     }
 
     /// Hands a job over to be made after `delay`.
     pub(crate) async fn retry(&self, job: &DeliveryJob, delay: Duration) -> Confirmed {
-        self.publish(to_queue(&self.names.retry_queue(delay), job)).await
+        self.publisher.publish_until_confirmed(to_queue(&self.names.retry_queue(delay), job)).await
     }
 
     /// Hands a job over whose webhook or dispatcher has its hands full. Not an attempt.
     pub(crate) async fn park(&self, job: &DeliveryJob) -> Confirmed {
         counter!("deliveries_parked_total").increment(1);
-        self.publish(to_queue(&self.names.park_queue(self.park_delay), job)).await
+        self.publisher.publish_until_confirmed(to_queue(&self.names.park_queue(self.park_delay), job)).await
     }
 
     /// Tells operators of a delivery that failed for good. The body is left out: it may be personal.
     pub(crate) async fn dead(&self, job: &DeliveryJob, reason: &str) -> Confirmed {
         let job = DeliveryJob { body: None, ..job.clone() };
-        self.publish(to_queue(&self.names.dead_queue(), &job).header(ERROR_HEADER, reason)).await
+        self.publisher
+            .publish_until_confirmed(to_queue(&self.names.dead_queue(), &job).header(ERROR_HEADER, reason))
+            .await
     }
 
     /// Sets a received message aside, whole, that nothing can be done with.
@@ -70,29 +73,7 @@ impl Outbox {
         message.headers.set(ERROR_CODE_HEADER, UNUSABLE);
         message.headers.set(ERROR_HEADER, reason);
         message.headers.set(SOURCE_QUEUE_HEADER, queue);
-        self.publish(message).await
-    }
-
-    /// Publishes until it is confirmed: whoever may not wait drops the future.
-    pub(crate) async fn publish(&self, message: Message) -> Confirmed {
-        let mut backoff = Backoff::default();
-        let mut told = false;
-        loop {
-            match self.publisher.publish(message.clone()).await {
-                Ok(confirmed) => {
-                    if told {
-                        info!(routing_key = message.routing_key, "published after all");
-                    }
-                    return confirmed;
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut told, true) {
-                        warn!(%error, routing_key = message.routing_key, "not published; trying again");
-                    }
-                    backoff.wait().await;
-                }
-            }
-        }
+        self.publisher.publish_until_confirmed(message).await
     }
 }
 

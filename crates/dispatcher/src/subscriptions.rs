@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use backends::Availability;
 use domain::{EventType, UserId, WebhookId};
 use moka::sync::Cache;
 use store::{Change, Store, StoreError, Subscription};
 use tokio_util::sync::CancellationToken;
-
-use crate::journal::Availability;
 
 /// Users asked for with one query.
 const USERS_A_QUERY: usize = 5000;

@@ -18,7 +18,7 @@ const ALIASES: [(&str, &str); 2] =
 pub(crate) enum NotConfigured {
     /// `.dev/env` cannot be read.
     #[error("{DEV_ENV} in the working directory cannot be read: {0}; `make up` writes it")]
-    DevEnv(#[source] std::io::Error),
+    DevEnv(std::io::Error),
     /// A line of `.dev/env` is not `KEY=value`.
     #[error("{DEV_ENV}, line {line}: expected KEY=value; `make up` writes it anew")]
     Line {
@@ -29,13 +29,13 @@ pub(crate) enum NotConfigured {
     #[error(
         "{0}\nThere is no {DEV_ENV} here either: run this in the project's directory after `make up`, or set the variable."
     )]
-    Alone(#[source] ConfigError),
+    Alone(ConfigError),
     /// A setting is wrong or missing, with `.dev/env` taken into account.
     #[error("{0}\n{DEV_ENV} was read too.")]
-    WithDevEnv(#[source] ConfigError),
+    WithDevEnv(ConfigError),
     /// A setting is wrong or missing, and the file replaces `.dev/env`.
     #[error("{0}\n{DEV_ENV} is not read because LOK_CONFIG is set.")]
-    WithFile(#[source] ConfigError),
+    WithFile(ConfigError),
     /// A setting cannot be used.
     #[error(transparent)]
     Unusable(#[from] backends::ConfigureError),

@@ -1,4 +1,5 @@
 //! The commands against a real database and a real broker.
+#![expect(clippy::unwrap_used, reason = "these are tests, their helpers included")]
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -33,7 +33,7 @@ pub fn init_logs(format: LogFormat, filter: Option<&str>) -> Result<(), Telemetr
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_timer(time);
     match format {
         LogFormat::Json => {
-            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
+            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
         }
         LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stdout())).init(),
     }

@@ -41,7 +41,7 @@ impl From<DieselError> for StoreError {
             {
                 Self::NoPartition
             }
-            DieselError::DatabaseError(kind, info) if is_transient(kind, info.message()) => {
+            DieselError::DatabaseError(kind, info) if is_transient(*kind, info.message()) => {
                 Self::Unavailable { reason: info.message().to_owned() }
             }
             DieselError::BrokenTransactionManager | DieselError::RollbackErrorOnCommit { .. } => {
@@ -54,7 +54,7 @@ impl From<DieselError> for StoreError {
 
 /// Whether the server, not the statement, is the trouble. PostgreSQL's message is looked at because diesel
 /// passes on the SQLSTATE of a few errors only.
-fn is_transient(kind: &DatabaseErrorKind, message: &str) -> bool {
+fn is_transient(kind: DatabaseErrorKind, message: &str) -> bool {
     const TRANSIENT: [&str; 15] = [
         "connection closed",
         "error communicating with the server",

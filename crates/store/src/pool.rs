@@ -66,9 +66,10 @@ pub(crate) type Connection = Object<AsyncPgConnection>;
 
 impl Store {
     /// Prepares a pool; connects when the first connection is needed.
+    #[expect(clippy::needless_pass_by_value, reason = "the URL holds a password: nobody needs it afterwards")]
     pub fn new(config: StoreConfig, keys: SecretKeys) -> Result<Self, StoreError> {
         let (pool_size, acquire) = (config.pool_size, config.acquire_timeout);
-        let connector = Arc::new(Connector::new(config)?);
+        let connector = Arc::new(Connector::new(&config)?);
         let mut manager = ManagerConfig::default();
         let dial = connector.clone();
         manager.custom_setup = Box::new(move |_| {
@@ -106,7 +107,7 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    fn new(settings: StoreConfig) -> Result<Self, StoreError> {
+    fn new(settings: &StoreConfig) -> Result<Self, StoreError> {
         let unusable = |reason: String| StoreError::Unavailable { reason };
         let mut config: tokio_postgres::Config = settings
             .url
@@ -131,16 +132,12 @@ impl Connector {
             ConnectionError::BadConnection(reason)
         };
         let connecting = async {
-            match &self.tls {
-                Some(tls) => {
-                    let (client, connection) = self.config.connect(tls.clone()).await.map_err(bad)?;
-                    AsyncPgConnection::try_from_client_and_connection(client, connection).await
-                }
-                None => {
-                    let (client, connection) =
-                        self.config.connect(tokio_postgres::NoTls).await.map_err(bad)?;
-                    AsyncPgConnection::try_from_client_and_connection(client, connection).await
-                }
+            if let Some(tls) = &self.tls {
+                let (client, connection) = self.config.connect(tls.clone()).await.map_err(bad)?;
+                AsyncPgConnection::try_from_client_and_connection(client, connection).await
+            } else {
+                let (client, connection) = self.config.connect(tokio_postgres::NoTls).await.map_err(bad)?;
+                AsyncPgConnection::try_from_client_and_connection(client, connection).await
             }
         };
         let limit = self.connect_timeout;

@@ -166,6 +166,7 @@ struct Row {
     updated_at: Timestamp,
 }
 
+#[expect(clippy::option_option, reason = "diesel's way to tell a column that stays from one set to NULL")]
 #[derive(AsChangeset)]
 #[diesel(table_name = webhooks)]
 struct Changeset {

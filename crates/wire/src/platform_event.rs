@@ -104,6 +104,6 @@ mod tests {
         assert_eq!(code(&event("")), (RejectionCode::MissingField, "/data".to_owned()));
         assert_eq!(code(&event("[]")), (RejectionCode::WrongType, "/data".to_owned()));
         assert_eq!(code(&event(r#"{"a":NaN}"#)), (RejectionCode::MalformedJson, "/data/a".to_owned()));
-        assert_eq!(code(&[0; 257 * 1024]).0, RejectionCode::TooLarge);
+        assert_eq!(code(&vec![0; 257 * 1024]).0, RejectionCode::TooLarge);
     }
 }

@@ -1,1 +1,82 @@
-fn main() {}
+#![doc = include_str!("../README.md")]
+
+mod chunks;
+mod consume;
+mod counted;
+mod decode;
+mod http;
+mod outbox;
+mod pipeline;
+mod reject;
+mod retry;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use broker::{ConsumerConfig, PublisherConfig};
+use ring::rand::SystemRandom;
+use service::{Context, ServiceInfo};
+use tokio_util::task::TaskTracker;
+
+use crate::consume::Consumption;
+use crate::decode::Decoder;
+use crate::outbox::Outbox;
+use crate::pipeline::{Pipeline, StatementBounds};
+use crate::reject::RejectedQueue;
+use crate::retry::Retry;
+
+const INFO: ServiceInfo = ServiceInfo {
+    name: "event-ingest",
+    about: "takes platform events over AMQP and HTTP, checks, stores and publishes them",
+    required: &["database.url", "amqp.url"],
+    admin: std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9081),
+};
+
+fn main() -> ExitCode {
+    service::run(INFO, ingest)
+}
+
+async fn ingest(context: Context) -> anyhow::Result<()> {
+    let Context { settings, readiness, shutdown, clock } = context;
+    let stopping = shutdown.soft();
+    let (database_check, broker_check) = (readiness.check("database"), readiness.check("broker"));
+    let retry = Retry::new(readiness.check("events get through"), stopping.clone());
+
+    let store = backends::store(&settings, INFO.name)?;
+    if !backends::schema_known(&store, &database_check, stopping).await? {
+        return Ok(());
+    }
+    let broker = backends::broker(&settings, INFO.name)?;
+    let background = TaskTracker::new();
+    background.spawn(backends::watch_store(store.clone(), database_check, stopping.clone()));
+    background.spawn(backends::watch_broker(broker.clone(), broker_check, stopping.clone()));
+
+    let names = Arc::new(backends::names(&settings));
+    let outbox = Outbox::new(broker.publisher(PublisherConfig::default()), retry.clone());
+    let bounds = StatementBounds::of(&settings.ingest);
+    let pipeline = Pipeline::new(store, outbox.clone(), names.clone(), clock.clone(), retry.clone(), bounds);
+    let decoder = Decoder::new(names.events_exchange(), clock.clone(), SystemRandom::new());
+
+    let server = http::start(&settings, pipeline.clone(), decoder.clone(), &shutdown)?;
+    let prefetch = settings.ingest.prefetch;
+    let consumer = broker.consumer(names.ingest_queue(), ConsumerConfig { prefetch, tag: INFO.name.into() });
+    let rejected = RejectedQueue::new(outbox, names);
+    let consumption = Arc::new(Consumption { pipeline, decoder, rejected, retry, bounds });
+    let mut consuming = shutdown.tasks().spawn(consumption.run(consumer, stopping.clone()));
+
+    // Left to itself, a consumer ends only by a panic. Then the process ends too: its messages come back, and one
+    // that makes consumers panic again and again is set aside by its queue.
+    let ended_early = tokio::select! {
+        () = stopping.cancelled() => None,
+        ended = &mut consuming => Some(ended),
+    };
+    stopping.cancel();
+    server.stop().await;
+    shutdown.drained().await;
+    broker.close(settings.shutdown.grace.0).await;
+    match ended_early {
+        None => Ok(()),
+        Some(ended) => ended.context("the consumer panicked")?.context("consuming"),
+    }
+}

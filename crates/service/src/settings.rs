@@ -121,6 +121,8 @@ settings! {
         http_max_events: u32 = 1000,
         /// Largest HTTP request body.
         http_body_limit: Size = Size(16 * 1024 * 1024),
+        /// Longest wait of an HTTP request for its events to be durable; then it is answered 503.
+        http_timeout: Span = Span::secs(10),
     }
     /// Health, readiness and metrics.
     admin: Admin {
@@ -263,6 +265,7 @@ impl Settings {
         span("delivery.park_delay", self.delivery.park_delay, Span::millis(10), Span::secs(3600));
         span("amqp.heartbeat", self.amqp.heartbeat, Span::secs(1), Span::secs(3600));
         span("database.statement_timeout", self.database.statement_timeout, Span::millis(10), day);
+        span("ingest.http_timeout", self.ingest.http_timeout, Span::millis(10), Span::secs(300));
         for delay in &self.delivery.retry_delays.0 {
             span("delivery.retry_delays", *delay, Span::millis(1), Span::secs(7 * 86_400));
         }

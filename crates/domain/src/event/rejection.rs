@@ -55,6 +55,8 @@ codes! {
     InvalidRecipients = "invalid_recipients",
     /// `data` does not follow the type's JSON Schema.
     SchemaViolation = "schema_violation",
+    /// The database refuses the event.
+    NotStorable = "not_storable",
 }
 
 impl fmt::Display for RejectionCode {

@@ -1,0 +1,133 @@
+//! Events that come over HTTP: `POST /v1/events`.
+
+mod auth;
+mod body;
+mod events;
+mod items;
+mod problem;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::{App, HttpServer, web};
+use anyhow::Context as _;
+use domain::event::AcceptedEvent;
+use group_commit::{Bounds, GroupCommit};
+use service::{Settings, Shutdown};
+use tokio::time::timeout;
+use tracing::info;
+
+use crate::decode::Decoder;
+use crate::http::auth::Token;
+use crate::http::body::BodyBudget;
+use crate::http::problem::Problem;
+use crate::pipeline::{Pipeline, Receipt};
+
+/// Groups of events being made durable at once.
+const CONCURRENT_GROUPS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+
+/// Events that may wait for a group; their bytes are bounded by [`BodyBudget`].
+const WAITING: NonZeroUsize = NonZeroUsize::new(2000).unwrap();
+
+/// Threads that serve requests. They check events; the database and the broker are waited for elsewhere.
+const WORKERS: usize = 2;
+
+/// Connections at once, per thread.
+const MAX_CONNECTIONS: usize = 512;
+
+/// The longest wait for a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an idle connection is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Events of all requests on their way to be durable; `None` is the answer when they were not in time.
+type Intake = GroupCommit<AcceptedEvent, Option<Receipt>>;
+
+/// What requests are served with.
+struct Endpoint {
+    token: Option<Token>,
+    intake: Intake,
+    decoder: Decoder,
+    bodies: BodyBudget,
+    max_events: usize,
+    time_limit: Duration,
+}
+
+/// The server that takes events. Stop it before the process ends.
+pub(crate) struct Server(ServerHandle);
+
+impl Server {
+    /// Takes no more connections, and waits for the requests under way.
+    pub(crate) async fn stop(self) {
+        self.0.stop(true).await;
+    }
+}
+
+/// Starts the server.
+///
+/// # Errors
+/// The address cannot be bound, or the system gives no randomness.
+pub(crate) fn start(
+    settings: &Settings,
+    pipeline: Pipeline,
+    decoder: Decoder,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Server> {
+    let ingest = &settings.ingest;
+    let time_limit = ingest.http_timeout.0;
+    let endpoint = Arc::new(Endpoint {
+        token: Token::configured(ingest.token.as_ref())?,
+        intake: intake(pipeline, ingest.batch_events, time_limit, shutdown),
+        decoder,
+        bodies: BodyBudget::new(ingest.http_body_limit.0),
+        max_events: ingest.http_max_events as usize,
+        time_limit,
+    });
+
+    let address = ingest.listen.0;
+    let server = HttpServer::new(move || {
+        let events = web::resource("/v1/events")
+            .route(web::post().to(events::post))
+            .default_service(web::to(async || Problem::MethodNotAllowed));
+        App::new()
+            .app_data(web::Data::from(endpoint.clone()))
+            .service(events)
+            .default_service(web::to(async || Problem::NotFound))
+    })
+    .workers(WORKERS)
+    .max_connections(MAX_CONNECTIONS)
+    .client_request_timeout(HEAD_TIMEOUT)
+    .keep_alive(KEEP_ALIVE)
+    .shutdown_timeout(shutdown.grace().as_secs())
+    .disable_signals()
+    .bind(address)
+    .with_context(|| {
+        format!("cannot listen on {address}; ingest.listen (LOK__INGEST__LISTEN) sets another address")
+    })?;
+    for bound in server.addrs() {
+        info!(address = %bound, "listening");
+    }
+    let server = server.run();
+    let handle = server.handle();
+    tokio::spawn(server);
+    Ok(Server(handle))
+}
+
+/// Makes the events of all requests durable in groups.
+fn intake(pipeline: Pipeline, batch_events: u32, time_limit: Duration, shutdown: &Shutdown) -> Intake {
+    let group = NonZeroUsize::new(batch_events as usize).unwrap_or(NonZeroUsize::MIN);
+    let bounds = Bounds { waiting: WAITING, group, concurrent_groups: CONCURRENT_GROUPS };
+    GroupCommit::start(bounds, shutdown.tasks(), move |events: Vec<AcceptedEvent>| {
+        let pipeline = pipeline.clone();
+        async move {
+            let count = events.len();
+            match timeout(time_limit, pipeline.take(events)).await {
+                Ok(Ok((receipts, _confirmed))) => receipts.into_iter().map(Some).collect(),
+                Ok(Err(_)) | Err(_) => vec![None; count],
+            }
+        }
+    })
+}

@@ -1,0 +1,181 @@
+//! Trying again until it works.
+
+use std::error::Error;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use backends::Chain;
+use broker::{Backoff, PublishError};
+use domain::id::NoRandomness;
+use service::Check;
+use store::StoreError;
+use tokio_util::sync::CancellationToken;
+
+/// The service stops: what was tried in vain is left where it is, to come again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the service is stopping")]
+pub(crate) struct Stopping;
+
+/// Errors that say whether the same call may succeed once the servers are well again.
+pub(crate) trait MayPass: Error + Send + Sync {
+    /// Whether it may.
+    fn may_pass(&self) -> bool;
+}
+
+impl MayPass for StoreError {
+    /// What is wrong with the database itself is not the event's fault, and someone will mend it: a schema that is
+    /// being changed, rights that were taken away, partitions that nobody made.
+    fn may_pass(&self) -> bool {
+        const OF_THE_DATABASE: [&str; 3] = ["does not exist", "permission denied", "must be owner"];
+        match self {
+            Self::Query(error) => {
+                let message = error.to_string();
+                OF_THE_DATABASE.iter().any(|text| message.contains(text))
+            }
+            _ => true,
+        }
+    }
+}
+
+impl MayPass for PublishError {
+    fn may_pass(&self) -> bool {
+        true
+    }
+}
+
+impl MayPass for NoRandomness {
+    fn may_pass(&self) -> bool {
+        true
+    }
+}
+
+/// Tries until it works, and has the readiness check fail meanwhile. Clones share the check.
+#[derive(Debug, Clone)]
+pub(crate) struct Retry {
+    stuck: Arc<Mutex<Tally>>,
+    stopping: CancellationToken,
+}
+
+/// How many calls are being tried again now.
+#[derive(Debug)]
+struct Tally {
+    stuck: usize,
+    check: Check,
+}
+
+impl Retry {
+    /// Tries until `stopping`; the check fails while anything has to be tried again.
+    pub(crate) fn new(check: Check, stopping: CancellationToken) -> Self {
+        check.pass();
+        Self { stuck: Arc::new(Mutex::new(Tally { stuck: 0, check })), stopping }
+    }
+
+    /// Runs until it succeeds or fails for good, with growing waits between the tries.
+    ///
+    /// # Errors
+    /// The service is stopping and the last try failed.
+    pub(crate) async fn until_answered<T, E, F>(
+        &self,
+        mut run: impl FnMut() -> F,
+    ) -> Result<Result<T, E>, Stopping>
+    where
+        E: MayPass,
+        F: Future<Output = Result<T, E>>,
+    {
+        let mut backoff = Backoff::default();
+        let mut stuck = None;
+        loop {
+            match run().await {
+                Err(error) if error.may_pass() => {
+                    stuck.get_or_insert_with(|| Stuck::new(self, &error));
+                    tokio::select! {
+                        () = self.stopping.cancelled() => return Err(Stopping),
+                        () = backoff.wait() => {}
+                    }
+                }
+                answered => return Ok(answered),
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tally> {
+        // A number is whole after any panic.
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One call that is being tried again, until dropped: also when whoever waited for it gave up.
+struct Stuck<'a>(&'a Retry);
+
+impl<'a> Stuck<'a> {
+    fn new(retry: &'a Retry, error: &impl MayPass) -> Self {
+        let mut tally = retry.lock();
+        tally.stuck += 1;
+        tally.check.fail(Chain(error).to_string());
+        Self(retry)
+    }
+}
+
+impl Drop for Stuck<'_> {
+    fn drop(&mut self) {
+        let mut tally = self.0.lock();
+        tally.stuck -= 1;
+        if tally.stuck == 0 {
+            tally.check.pass();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use service::Readiness;
+
+    use super::*;
+
+    fn retry() -> (Readiness, CancellationToken, Retry) {
+        let (readiness, stopping) = (Readiness::default(), CancellationToken::new());
+        let retry = Retry::new(readiness.check("events get through"), stopping.clone());
+        (readiness, stopping, retry)
+    }
+
+    #[tokio::test]
+    async fn what_may_pass_is_tried_again_and_readiness_tells() {
+        let (readiness, _, retry) = retry();
+        let mut tries = 0;
+        let seen = std::cell::RefCell::new(Vec::new());
+        let answered = retry
+            .until_answered(|| {
+                tries += 1;
+                seen.borrow_mut().push(readiness.report().0);
+                std::future::ready(if tries < 4 { Err(NoRandomness) } else { Ok(tries) })
+            })
+            .await;
+        assert_eq!(answered, Ok(Ok(4)));
+        assert_eq!(seen.into_inner(), [true, false, false, false]);
+        assert!(readiness.report().0, "ready again");
+    }
+
+    #[tokio::test]
+    async fn a_stopping_service_gives_up_after_the_try_under_way() {
+        let (readiness, stopping, retry) = retry();
+        stopping.cancel();
+        let answered = retry.until_answered(|| std::future::ready(Err::<(), _>(PublishError::Closed))).await;
+        assert_eq!(answered, Err(Stopping));
+        assert!(readiness.report().0, "nothing is stuck any more");
+    }
+
+    #[tokio::test]
+    async fn whoever_gives_up_leaves_nothing_stuck() {
+        let (readiness, _, retry) = retry();
+        let trying = retry.until_answered(|| std::future::ready(Err::<(), _>(NoRandomness)));
+        let limit = std::time::Duration::from_millis(250);
+        assert!(tokio::time::timeout(limit, trying).await.is_err(), "it never works");
+        assert!(readiness.report().0);
+    }
+
+    #[test]
+    fn trouble_of_the_database_is_not_the_events_fault() {
+        assert!(StoreError::NoPartition.may_pass());
+        assert!(StoreError::Unavailable { reason: "gone".into() }.may_pass());
+    }
+}

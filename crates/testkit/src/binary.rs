@@ -14,10 +14,11 @@ use crate::eventually::{DEADLINE, eventually, eventually_ok};
 use crate::http_client::HttpClient;
 use crate::log::Log;
 
-/// How to start a binary of this workspace.
+/// How to start a program.
 #[derive(Debug, Clone)]
 pub struct Binary {
     name: String,
+    path: PathBuf,
     arguments: Vec<String>,
     environment: BTreeMap<String, String>,
     directory: Option<PathBuf>,
@@ -39,10 +40,17 @@ impl Binary {
     /// `management-api`, `event-ingest`, `dispatcher` or `lokctl`, without arguments, in an environment that holds
     /// only `PATH` and `RUST_LOG=info`.
     pub fn new(name: &str) -> Self {
+        Self::program(name, of_this_workspace(name))
+    }
+
+    /// Any program, by its path or by its name on the `PATH`, without arguments, in the same environment. Messages
+    /// call it `name`.
+    pub fn program(name: &str, program: impl Into<PathBuf>) -> Self {
         let path = std::env::var("PATH").unwrap_or_default();
         let environment = [("PATH", path), ("RUST_LOG", "info".to_owned())];
         Self {
             name: name.to_owned(),
+            path: program.into(),
             arguments: Vec::new(),
             environment: environment.map(|(name, value)| (name.to_owned(), value)).into(),
             directory: None,
@@ -117,8 +125,7 @@ impl Binary {
     }
 
     fn start(&self) -> Child {
-        let path = executable(&self.name);
-        let mut command = Command::new(&path);
+        let mut command = Command::new(&self.path);
         command.args(&self.arguments).env_clear().envs(&self.environment);
         command.stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -126,7 +133,8 @@ impl Binary {
             command.current_dir(directory);
         }
         let mut child = command.spawn().unwrap_or_else(|error| {
-            panic!("{}: {error}; `cargo build --workspace --bins` builds it", path.display())
+            let path = self.path.display();
+            panic!("{path}: {error}; `cargo build --workspace --bins` builds the binaries of this workspace")
         });
         if let Some(mut stdin) = child.stdin.take() {
             let text = self.input.clone().unwrap_or_default();
@@ -137,11 +145,12 @@ impl Binary {
     }
 }
 
-/// The binary next to the test executable, which is in `target/<profile>/deps`.
-fn executable(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the system tells the test's path");
-    let profile = test.parent().and_then(|deps| deps.parent()).expect("a test is in target/<profile>/deps");
-    profile.join(name)
+/// The binary beside this program: a test is in `target/<profile>/deps`, a tool in `target/<profile>`.
+fn of_this_workspace(name: &str) -> PathBuf {
+    let program = std::env::current_exe().expect("the system tells the program's path");
+    let directory = program.parent().expect("a program is in a directory");
+    let profile = if directory.ends_with("deps") { directory.parent() } else { Some(directory) };
+    profile.expect("`deps` is in target/<profile>").join(name)
 }
 
 /// A process that is killed when dropped.
@@ -182,6 +191,11 @@ impl Service {
     /// The binary's name.
     pub fn name(&self) -> &str {
         &self.binary.name
+    }
+
+    /// The id of the process that runs.
+    pub fn pid(&self) -> u32 {
+        self.running().0.id()
     }
 
     /// Everything it logged so far, over all restarts.

@@ -171,6 +171,11 @@ impl ApiClient {
         self.raw(method, path, Some("application/json"), body.to_string().into()).await
     }
 
+    /// `POST` of a JSON text exactly as written.
+    pub async fn post_text(&self, path: &str, json: impl Into<Bytes>) -> Answer {
+        self.raw(Method::POST, path, Some("application/json"), json.into()).await
+    }
+
     /// A request with any body.
     pub async fn raw(&self, method: Method, path: &str, content_type: Option<&str>, body: Bytes) -> Answer {
         let mut request = http::Request::new(body);

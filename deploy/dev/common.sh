@@ -7,6 +7,7 @@ DEV=$(realpath -m -- "${LOK_DEV_DIR:-$ROOT/.dev}")
 PID_DIR=$DEV/run
 LOG_DIR=$DEV/log
 HOST=127.0.0.1
+PORT_VARIABLES=${LOK_DEV_PORT_VARIABLES:-LOK_DEV} # how the variables are called by whoever runs stack.sh for somebody
 
 umask 022
 
@@ -21,6 +22,12 @@ fail() {
     fi
     printf 'error: %s\n' "$*" >&2
     exit 1
+}
+
+show_log_end() {
+    printf '\n--- the last lines of %s\n' "$LOG_DIR/$1.log" >&2
+    tail -n 20 "$LOG_DIR/$1.log" >&2 || true
+    printf -- '---\n' >&2
 }
 
 # `step TEXT; work; step_done WORD` makes one line: "TEXT … WORD (1.2 s)".
@@ -59,7 +66,7 @@ port_open() {
 require_port_free() {
     if port_open "$1"; then
         fail "port $1, meant for $3, is taken by another process (\`ss -ltnp 'sport = :$1'\` shows which)." \
-            "Stop that process, or choose another port with the environment variable $2."
+            "Stop that process, or choose another port with the environment variable ${2/#LOK_DEV/$PORT_VARIABLES}."
     fi
 }
 

@@ -12,13 +12,6 @@ need() { # COMMAND PACKAGE…
     fi
 }
 
-need_servers() {
-    need flock util-linux
-    if private_postgres && ! postgres_bin >/dev/null; then PACKAGES+=(postgresql); fi
-    if private_postgres; then need psql postgresql-client; fi
-    if private_rabbitmq && ! rabbitmq_bin >/dev/null; then PACKAGES+=(rabbitmq-server); fi
-}
-
 need_build_tools() {
     need cc gcc libc6-dev
     # rustup picks the version of rust-toolchain.toml, and fetches it at the first use.

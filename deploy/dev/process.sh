@@ -75,12 +75,6 @@ ready_or_stopped() { # NAME COMMAND…
     "$@" || is_stopped "$name"
 }
 
-show_log_end() {
-    printf '\n--- the last lines of %s\n' "$LOG_DIR/$1.log" >&2
-    tail -n 20 "$LOG_DIR/$1.log" >&2 || true
-    printf -- '---\n' >&2
-}
-
 # signal_process NAME SIGNAL: asks it to stop, if it runs.
 signal_process() {
     local pid

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The dev stack: private PostgreSQL and RabbitMQ, management-api, event-ingest and dispatchers, on loopback.
 #
-#   stack.sh up | servers | down | status | logs [NAME]
+#   stack.sh up | servers | down | wipe | status | logs [NAME]
 #
-# `servers` starts PostgreSQL and RabbitMQ alone. The environment chooses:
+# `servers` starts PostgreSQL and RabbitMQ alone; `wipe` is `down` and removes the data. The environment chooses:
 #   DISPATCHERS                                     how many (1); fewer than run now: the others are left running
 #   LOK__…                                          reaches the services
 #   LOK__DATABASE__URL, LOK__AMQP__URL              servers to use instead of private ones
@@ -62,6 +62,15 @@ servers() {
     } | write_private "$DEV/env"
 }
 
+need_servers() {
+    need flock util-linux
+    if private_postgres; then
+        need psql postgresql-client
+        postgres_bin >/dev/null || PACKAGES+=(postgresql)
+    fi
+    if private_rabbitmq; then rabbitmq_bin >/dev/null || PACKAGES+=(rabbitmq-server); fi
+}
+
 # What a running stack was started with is not changed under it.
 begin() {
     lock_stack
@@ -111,7 +120,7 @@ down() {
         *) services+=("$name") ;;
         esac
     done < <(running_names)
-    if ((${#services[@]} + ${#servers[@]} == 0)); then say "nothing runs"; fi
+    if ((${#services[@]} + ${#servers[@]} == 0)); then say "nothing runs in $DEV"; fi
     for name in "${services[@]}"; do signal_process "$name" TERM; done
     for name in "${services[@]}"; do stop "$name" 60 || left=1; done
     for name in "${servers[@]}"; do signal_process "$name" "$(stop_signal "$name")"; done
@@ -120,6 +129,12 @@ down() {
     ((left == 0)) || exit 1
     rm -f "$PID_DIR"/*.pid
     forget_choices
+}
+
+wipe() {
+    down
+    if [[ -e $POSTGRES_DATA ]]; then rm -rf -- "$(realpath "$POSTGRES_DATA")" "$POSTGRES_DATA"; fi
+    rm -rf -- "$RABBITMQ_HOME" "$DEV/secrets" "$DEV/env"
 }
 
 stop() { # NAME SECONDS
@@ -177,7 +192,7 @@ logs() {
 
 COMMAND=${1:-}
 case $COMMAND in
-up | servers | down | status | logs)
+up | servers | down | wipe | status | logs)
     recall_choices
     apply_choices
     "$@"

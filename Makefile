@@ -1,0 +1,36 @@
+# Every target is one script; LOK__… and the variables named in deploy/dev/stack.sh choose.
+.DEFAULT_GOAL := help
+.PHONY: help up down status logs wipe demo test lint bench k8s-check
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\): ## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '  %-16s %s\n' "$$target" "$$text"; done
+
+up: ## the whole stack, kept running: PostgreSQL, RabbitMQ, services (DISPATCHERS=n)
+	@deploy/dev/stack.sh up
+
+down: ## stop what `make up` started; the data stays
+	@deploy/dev/stack.sh down
+
+status: ## each process of the stack: pid, address, ready or why not
+	@deploy/dev/stack.sh status
+
+logs: ## follow the logs (NAME=dispatcher-0 for one)
+	@deploy/dev/stack.sh logs $(NAME)
+
+wipe: ## `make down`, and remove the data
+	@deploy/dev/stack.sh wipe
+
+demo: ## the main job from a bare machine, with receivers in Node, Python and PHP
+	@deploy/demo/run.sh
+
+test: ## every test, from a bare machine (TESTS=name for some)
+	@deploy/dev/test.sh
+
+lint: ## formatting, clippy, documentation, scripts, dependencies
+	@deploy/dev/lint.sh
+
+bench: ## throughput and latency, measured
+	@deploy/dev/bench.sh
+
+k8s-check: ## render the Kubernetes manifests and validate them
+	@deploy/k8s-check.sh

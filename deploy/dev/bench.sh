@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# The benchmark: release binaries, a private PostgreSQL and RabbitMQ in .dev/bench-servers, crates/loadtest.
+# Results in .dev/bench/TIMESTAMP.json. Arguments go to loadtest: deploy/dev/bench.sh --help
+#
+#   LOK_TEST_DATABASE_URL, LOK_TEST_AMQP_URL       servers to use instead; the database user may create databases
+#   LOK_BENCH_POSTGRES_PORT, LOK_BENCH_AMQP_PORT   ports of the private ones (55434, 55674)
+set -euo pipefail
+
+here=$(dirname "${BASH_SOURCE[0]}")
+# shellcheck source=deploy/dev/common.sh
+. "$here/common.sh"
+# shellcheck source=deploy/dev/choices.sh
+. "$here/choices.sh"
+# shellcheck source=deploy/dev/install.sh
+. "$here/install.sh"
+
+# Servers of the benchmark alone, whatever the caller's dev stack is told by its environment.
+stack() (
+    unset "${CHOICES[@]}"
+    export LOK_DEV_DIR=$ROOT/.dev/bench-servers LOK_DEV_PORT_VARIABLES=LOK_BENCH
+    export LOK_DEV_POSTGRES_PORT=${LOK_BENCH_POSTGRES_PORT:-55434} LOK_DEV_AMQP_PORT=${LOK_BENCH_AMQP_PORT:-55674}
+    export LOK__DATABASE__URL=${LOK_TEST_DATABASE_URL:-} LOK__AMQP__URL=${LOK_TEST_AMQP_URL:-}
+    exec "$here/stack.sh" "$1"
+)
+
+cd "$ROOT"
+mkdir -p .dev
+exec 8>.dev/bench.lock
+flock -n 8 || fail "another \`make bench\` runs in this checkout; wait for it to end."
+
+need_build_tools
+LOG_DIR=$ROOT/.dev/log
+mkdir -p "$LOG_DIR"
+install_missing
+say "building (cargo build --release)"
+cargo build --release --locked -p management-api -p event-ingest -p dispatcher -p loadtest
+
+trap 'stack wipe' EXIT
+stack wipe >/dev/null
+stack servers
+while IFS='=' read -r name value; do
+    case $name in LOK_TEST_*) export "$name=$value" ;; esac
+done <.dev/bench-servers/env
+for name in $(compgen -v LOK__) LOK_CONFIG; do unset "$name"; done
+
+# The descriptor of the lock stays here: nothing that is started may hold it.
+timeout --signal=TERM --kill-after=30 900 "${CARGO_TARGET_DIR:-target}/release/loadtest" "$@" 8>&-

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Every test, from a bare machine: tools, a private PostgreSQL and RabbitMQ in .dev/test, debug binaries, tests.
+#
+#   LOK_TEST_DATABASE_URL, LOK_TEST_AMQP_URL     servers to use instead; the database user may create databases
+#   LOK_TEST_POSTGRES_PORT, LOK_TEST_AMQP_PORT   ports of the private ones (55433, 55673)
+#   TESTS                                        only tests whose name contains this
+set -euo pipefail
+
+here=$(dirname "${BASH_SOURCE[0]}")
+# shellcheck source=deploy/dev/common.sh
+. "$here/common.sh"
+# shellcheck source=deploy/dev/install.sh
+. "$here/install.sh"
+
+# The stack of the tests is theirs alone, whatever the caller's dev stack is told by its environment.
+stack() (
+    for name in DISPATCHERS $(compgen -v LOK_DEV_) $(compgen -v LOK__); do unset "$name"; done
+    export LOK_DEV_DIR=$ROOT/.dev/test LOK_DEV_PORT_VARIABLES=LOK_TEST
+    export LOK_DEV_POSTGRES_PORT=${LOK_TEST_POSTGRES_PORT:-55433} LOK_DEV_AMQP_PORT=${LOK_TEST_AMQP_PORT:-55673}
+    export LOK__DATABASE__URL=${LOK_TEST_DATABASE_URL:-} LOK__AMQP__URL=${LOK_TEST_AMQP_URL:-}
+    exec "$here/stack.sh" "$1"
+)
+
+cd "$ROOT"
+mkdir -p .dev
+exec 8>.dev/test.lock
+flock -n 8 || fail "another \`make test\` runs in this checkout; wait for it to end."
+
+need_build_tools
+"$here/tools.sh"
+
+trap 'stack wipe' EXIT
+stack wipe >/dev/null
+stack servers
+while IFS='=' read -r name value; do
+    case $name in LOK_TEST_*) export "$name=$value" ;; esac
+done <.dev/test/env
+# Services under test are told everything by their tests.
+for name in $(compgen -v LOK__) LOK_CONFIG; do unset "$name"; done
+
+filter=()
+if [[ -n ${TESTS:-} ]]; then read -ra filter <<<"$TESTS"; fi
+
+say "building the binaries that the tests run"
+cargo build --locked --workspace --bins
+if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --locked --workspace --no-fail-fast "${filter[@]}"
+    cargo test --locked --workspace --doc -- "${filter[@]}"
+else
+    cargo test --locked --workspace --no-fail-fast -- "${filter[@]}"
+fi

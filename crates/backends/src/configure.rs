@@ -17,11 +17,18 @@ pub enum ConfigureError {
     #[error("secrets.keys: {0}")]
     Keys(#[from] KeyError),
     /// The database's settings are not usable.
-    #[error("database: {0}")]
+    #[error(transparent)]
     Store(#[from] StoreError),
     /// The broker's settings are not usable.
     #[error("amqp: {0}")]
     Broker(#[from] BrokerError),
+}
+
+/// Checks, without connecting, that the settings lead to a database and a broker. An error names the key.
+pub fn check(settings: &Settings) -> Result<(), ConfigureError> {
+    store(settings, "check")?;
+    let url = settings.amqp.url.as_ref().ok_or(ConfigureError::Missing("amqp.url"))?;
+    Ok(broker::check_url(url.expose())?)
 }
 
 /// The exchange and queue names behind the configured prefix.

@@ -5,5 +5,5 @@ mod configure;
 mod watch;
 
 pub use availability::{Availability, Chain};
-pub use configure::{ConfigureError, broker, broker_to_look_at, names, store, topology};
+pub use configure::{ConfigureError, broker, broker_to_look_at, check, names, store, topology};
 pub use watch::{schema_known, watch_broker, watch_store};

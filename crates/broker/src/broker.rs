@@ -48,6 +48,15 @@ impl fmt::Debug for BrokerConfig {
     }
 }
 
+/// Checks that a text is an AMQP URL.
+pub fn check_url(url: &str) -> Result<(), BrokerError> {
+    parse_url(url).map(drop)
+}
+
+fn parse_url(url: &str) -> Result<AMQPUri, BrokerError> {
+    url.parse().map_err(|reason| BrokerError::Url { reason })
+}
+
 /// Whether the broker can be used now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
@@ -87,7 +96,7 @@ struct Shared {
 impl Broker {
     /// Starts connecting. Does not wait: see [`Broker::ready`].
     pub fn connect(config: BrokerConfig, topology: Topology) -> Result<Self, BrokerError> {
-        let mut uri: AMQPUri = config.url.parse().map_err(|reason| BrokerError::Url { reason })?;
+        let mut uri = parse_url(&config.url)?;
         let seconds = config.heartbeat.as_secs().clamp(1, u16::MAX.into());
         uri.query.heartbeat = u16::try_from(seconds).ok();
         let tls = match &config.ca_file {

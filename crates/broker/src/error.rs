@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
     /// The URL is not an AMQP URL.
-    #[error("not an AMQP URL: {reason}")]
+    #[error("not a URL such as amqp://user:password@host:port/vhost: {reason}")]
     Url {
         /// What is wrong with it.
         reason: String,

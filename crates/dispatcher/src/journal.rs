@@ -114,9 +114,8 @@ async fn run_group<S: Statement>(
     items: &[S::Item],
 ) -> Vec<Result<S::Answer, Arc<StoreError>>> {
     let mut answers = Vec::with_capacity(items.len());
-    let mut parts = vec![0..items.len()];
-    while let Some(part) = parts.pop() {
-        let group = &items[part.clone()];
+    let mut parts = vec![items];
+    while let Some(group) = parts.pop() {
         match availability.until_available(|| S::run(store, group)).await {
             Ok(answered) => answers.extend(answered.into_iter().map(Ok)),
             Err(refusal) if group.len() == 1 => {
@@ -124,9 +123,8 @@ async fn run_group<S: Statement>(
                 answers.push(Err(Arc::new(refusal)));
             }
             Err(_) => {
-                let middle = part.start + group.len() / 2;
-                parts.push(middle..part.end);
-                parts.push(part.start..middle);
+                let (first, second) = group.split_at(group.len() / 2);
+                parts.extend([second, first]);
             }
         }
     }

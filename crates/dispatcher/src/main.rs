@@ -41,11 +41,16 @@ const INFO: ServiceInfo = ServiceInfo {
     name: "dispatcher",
     about: "fans events out to webhooks, signs, delivers, records and retries",
     required: &["database.url", "amqp.url", "secrets.keys"],
+    check,
     admin: std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9082),
 };
 
 fn main() -> ExitCode {
     service::run(INFO, dispatch)
+}
+
+fn check(settings: &Settings) -> Result<(), String> {
+    backends::check(settings).map_err(|error| error.to_string())
 }
 
 async fn dispatch(context: Context) -> anyhow::Result<()> {

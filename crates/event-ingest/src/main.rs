@@ -16,7 +16,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use broker::{ConsumerConfig, PublisherConfig};
 use ring::rand::SystemRandom;
-use service::{Context, ServiceInfo};
+use service::{Context, ServiceInfo, Settings};
 use tokio_util::task::TaskTracker;
 
 use crate::consume::Consumption;
@@ -30,11 +30,16 @@ const INFO: ServiceInfo = ServiceInfo {
     name: "event-ingest",
     about: "takes platform events over AMQP and HTTP, checks, stores and publishes them",
     required: &["database.url", "amqp.url"],
+    check,
     admin: std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9081),
 };
 
 fn main() -> ExitCode {
     service::run(INFO, ingest)
+}
+
+fn check(settings: &Settings) -> Result<(), String> {
+    backends::check(settings).map_err(|error| error.to_string())
 }
 
 async fn ingest(context: Context) -> anyhow::Result<()> {

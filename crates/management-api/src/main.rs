@@ -40,11 +40,17 @@ const INFO: ServiceInfo = ServiceInfo {
     name: "management-api",
     about: "lets developers manage their webhooks over HTTP",
     required: &["database.url", "amqp.url", "secrets.keys", "auth.hs256_secret|auth.jwks_file"],
+    check,
     admin: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9080),
 };
 
 fn main() -> ExitCode {
     service::run(INFO, serve)
+}
+
+fn check(settings: &Settings) -> Result<(), String> {
+    Verifier::new(&settings.auth).map_err(|error| error.to_string())?;
+    backends::check(settings).map_err(|error| error.to_string())
 }
 
 async fn serve(context: Context) -> anyhow::Result<()> {

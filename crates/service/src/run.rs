@@ -26,6 +26,8 @@ pub struct ServiceInfo {
     pub about: &'static str,
     /// The settings it cannot do without, as `section.key`; of several joined by `|`, one will do.
     pub required: &'static [&'static str],
+    /// Checks what only the service can judge of its settings; an error names the key and how to mend it.
+    pub check: fn(&Settings) -> Result<(), String>,
     /// Where its admin server listens unless configured.
     pub admin: SocketAddr,
 }
@@ -83,6 +85,9 @@ where
         Ok(settings) => settings,
         Err(error) => return refuse(&error),
     };
+    if let Err(reason) = (info.check)(&settings) {
+        return refuse(&reason);
+    }
     let filter = environment.get("RUST_LOG").map(String::as_str);
     if let Err(error) = telemetry::init_logs(settings.log.format, filter) {
         return refuse(&error);

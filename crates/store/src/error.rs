@@ -12,6 +12,12 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// The settings do not lead to a database.
+    #[error("{reason}")]
+    Configuration {
+        /// Which setting, and what is wrong with it.
+        reason: String,
+    },
     /// A stored secret cannot be read.
     #[error("a webhook's secret cannot be decrypted: {0}")]
     Secret(#[from] crate::encryption::DecryptError),

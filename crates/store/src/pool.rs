@@ -108,11 +108,13 @@ pub(crate) struct Connector {
 
 impl Connector {
     fn new(settings: &StoreConfig) -> Result<Self, StoreError> {
-        let unusable = |reason: String| StoreError::Unavailable { reason };
-        let mut config: tokio_postgres::Config = settings
-            .url
-            .parse()
-            .map_err(|error: tokio_postgres::Error| unusable(format!("database.url: {error}")))?;
+        let unusable = |reason: String| StoreError::Configuration { reason };
+        let mut config: tokio_postgres::Config =
+            settings.url.parse().map_err(|error: tokio_postgres::Error| {
+                unusable(format!(
+                    "database.url: expected postgres://user:password@host:port/database ({error})"
+                ))
+            })?;
         let millis = settings.statement_timeout.as_millis();
         config
             .application_name(&settings.name)

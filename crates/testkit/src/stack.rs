@@ -287,12 +287,6 @@ impl Stack {
         self.api(&webhook.user).get(&path).await.expect(200).json()
     }
 
-    /// A delivery with its attempts as its owner sees it.
-    pub async fn delivery(&self, webhook: &Webhook, delivery: &str) -> Value {
-        let path = format!("{}/deliveries/{delivery}", webhook.path());
-        self.api(&webhook.user).get(&path).await.expect(200).json()
-    }
-
     /// Messages ready in a queue; 0 if there is no such queue.
     pub async fn depth(&self, queue: &str) -> u32 {
         let depth = self.broker.inspector().depth(queue).await;

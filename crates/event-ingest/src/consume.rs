@@ -21,8 +21,7 @@ use crate::retry::{Retry, Stopping};
 /// Batches under way at once: while one waits for the disk, the next is checked and a third is being published.
 const MAX_BATCHES: usize = 4;
 
-/// Batches with more bytes are checked on a thread for blocking work: checking takes about 10 ms a MiB, and the
-/// runtime's own threads have answers to wait for. Below, the hop costs more than it saves.
+/// Batches with more bytes are checked as blocking work: other tasks must not wait on this thread for a long check.
 const BLOCKING_BYTES: usize = 32 * 1024;
 
 /// The stage that takes events from the broker.

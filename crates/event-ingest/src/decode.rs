@@ -101,7 +101,40 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Any text, and those that lead further in.
+    fn header(known: &'static [&'static str]) -> impl Strategy<Value = Option<String>> {
+        prop::option::of(prop_oneof![prop::sample::select(known).prop_map(str::to_owned), "\\PC{0,20}"])
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_makes_it_panic(
+            body in prop::collection::vec(any::<u8>(), 0..300),
+            content_type in header(&[JSON, PROTOBUF]),
+            content_encoding in header(&["identity", ""]),
+            message_id in header(&["order-1"]),
+            routing_key in "\\PC{0,200}",
+        ) {
+            let exchange = "lokroom.events".to_owned();
+            let decoder = Decoder::new(exchange.clone(), Clock::system(), SystemRandom::new());
+            let _ = decoder.decode_json(&body);
+            let _ = decoder.decode(&Received {
+                body: Bytes::from(body),
+                exchange,
+                routing_key,
+                content_type,
+                content_encoding,
+                message_id,
+                headers: broker::Headers::default(),
+                redelivered: false,
+            });
+        }
+    }
 
     #[test]
     fn formats_are_told_by_the_content_type_alone() {

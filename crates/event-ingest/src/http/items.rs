@@ -64,7 +64,23 @@ impl<'a> Visitor<'a> for Events {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_body_makes_it_panic_and_events_are_never_more_than_allowed(
+            bytes in prop::collection::vec(any::<u8>(), 0..100),
+            text in r#"[\[\]{},:"0-9a-e \\]{0,60}"#,
+        ) {
+            for body in [bytes, text.into_bytes()] {
+                if let Ok(Items(events)) = Items::of(&body, 3) {
+                    prop_assert!((1..=3).contains(&events.len()));
+                }
+            }
+        }
+    }
 
     fn items(body: &str) -> Result<Items<'_>, Problem> {
         Items::of(body.as_bytes(), 3)

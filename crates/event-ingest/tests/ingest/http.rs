@@ -184,3 +184,14 @@ async fn the_same_events_over_many_connections_are_stored_once() {
     assert_eq!(accepted, 100, "each event was new in one request only");
     assert_eq!(stored(&stack).await, (100, 100));
 }
+
+#[tokio::test]
+async fn an_idle_connection_does_not_hold_up_the_stop() {
+    let mut stack = ingest_alone().start().await;
+    let client = stack.ingest();
+    post(&client, event("one").to_json()).await.expect(202);
+    let mut ingest = stack.ingests.remove(0);
+    let status = ingest.terminate(std::time::Duration::from_secs(5)).await;
+    assert_eq!(status.code(), Some(0), "{}", ingest.log());
+    drop(client);
+}

@@ -306,9 +306,14 @@ impl Service {
 
     /// Starts it again after its end, as it was started before, and waits until it is ready.
     pub async fn restart(&mut self) {
+        self.start_again();
+        self.wait_ready(DEADLINE).await;
+    }
+
+    /// Starts it again after its end, as it was started before.
+    pub fn start_again(&mut self) {
         assert!(self.child.is_none(), "{} still runs", self.binary.name);
         self.child = Some(self.binary.start_logged(&self.log));
-        self.wait_ready(DEADLINE).await;
     }
 }
 

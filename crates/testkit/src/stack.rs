@@ -7,11 +7,13 @@ use broker::{Broker, Message, Publisher, PublisherConfig};
 use domain::EventType;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
+use url::Url;
 
 use crate::binary::{Binary, Service};
 use crate::database::{SECRET_KEYS, TestDatabase};
 use crate::event::Event;
 use crate::eventually::DEADLINE;
+use crate::fault_proxy::FaultProxy;
 use crate::http_client::{ApiClient, HttpClient};
 use crate::queues::{self, TestQueues};
 use crate::{run_id, servers, token};
@@ -22,6 +24,7 @@ pub struct StackBuilder {
     with_api: bool,
     ingests: usize,
     dispatchers: usize,
+    behind_proxies: bool,
     environment: BTreeMap<String, String>,
 }
 
@@ -47,6 +50,14 @@ impl StackBuilder {
         self
     }
 
+    /// With a [`FaultProxy`] between the services and the database, and one before the broker. The test's own
+    /// connections go past them.
+    #[must_use]
+    pub fn behind_proxies(mut self) -> Self {
+        self.behind_proxies = true;
+        self
+    }
+
     /// With this environment variable for every service.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -57,13 +68,19 @@ impl StackBuilder {
     /// Starts everything and waits until it is ready.
     pub async fn start(self) -> Stack {
         let database = TestDatabase::create().await;
+        let (mut database_url, mut amqp_url) = (database.url().to_owned(), servers::amqp_url());
+        let (mut database_proxy, mut amqp_proxy) = (None, None);
+        if self.behind_proxies {
+            database_proxy = Some(put_behind_proxy(&mut database_url, 5432).await);
+            amqp_proxy = Some(put_behind_proxy(&mut amqp_url, 5672).await);
+        }
         let (hs256_secret, ingest_token) = (random_text(), random_text());
         let mut environment = BTreeMap::from(
             [
                 ("RUST_LOG", "info"),
-                ("LOK__DATABASE__URL", database.url()),
+                ("LOK__DATABASE__URL", &database_url),
                 ("LOK__DATABASE__POOL_SIZE", "8"),
-                ("LOK__AMQP__URL", &servers::amqp_url()),
+                ("LOK__AMQP__URL", &amqp_url),
                 ("LOK__API__LISTEN", "127.0.0.1:0"),
                 ("LOK__INGEST__LISTEN", "127.0.0.1:0"),
                 ("LOK__INGEST__TOKEN", &ingest_token),
@@ -95,12 +112,25 @@ impl StackBuilder {
             ingest_token,
             environment,
             http: HttpClient::default(),
+            database_proxy,
+            amqp_proxy,
             queues,
             database,
         };
         stack.wait_ready().await;
         stack
     }
+}
+
+/// Starts a proxy to the server that `url` names, and makes `url` name the proxy.
+async fn put_behind_proxy(url: &mut String, default_port: u16) -> FaultProxy {
+    let mut parsed: Url = url.parse().expect("the server's URL is valid");
+    let host = parsed.host_str().expect("the server's URL has a host");
+    let proxy = FaultProxy::start(format!("{host}:{}", parsed.port().unwrap_or(default_port))).await;
+    parsed.set_host(Some("127.0.0.1")).expect("the URL can have a host");
+    parsed.set_port(Some(proxy.address().port())).expect("the URL can have a port");
+    *url = parsed.into();
+    proxy
 }
 
 /// Reserves a prefix for the topology that services with this environment declare.
@@ -135,6 +165,8 @@ pub struct Stack {
     ingest_token: String,
     environment: BTreeMap<String, String>,
     http: HttpClient,
+    database_proxy: Option<FaultProxy>,
+    amqp_proxy: Option<FaultProxy>,
     queues: TestQueues,
     /// The database.
     pub database: TestDatabase,
@@ -169,7 +201,13 @@ impl Webhook {
 impl Stack {
     /// One process of each service, the defaults of the services, and loopback receivers allowed.
     pub fn builder() -> StackBuilder {
-        StackBuilder { with_api: true, ingests: 1, dispatchers: 1, environment: BTreeMap::new() }
+        StackBuilder {
+            with_api: true,
+            ingests: 1,
+            dispatchers: 1,
+            behind_proxies: false,
+            environment: BTreeMap::new(),
+        }
     }
 
     /// Waits until every service is ready, and learns their ports anew: those of restarted ones change.
@@ -226,6 +264,16 @@ impl Stack {
     pub fn ingest(&self) -> ApiClient {
         let url = self.ingest_urls.first().expect("this stack has an event-ingest");
         ApiClient::new(self.http.clone(), url).bearer(&self.ingest_token)
+    }
+
+    /// The proxy between the services and the database.
+    pub fn database_proxy(&self) -> &FaultProxy {
+        self.database_proxy.as_ref().expect("this stack is behind proxies")
+    }
+
+    /// The proxy between the services and the broker.
+    pub fn amqp_proxy(&self) -> &FaultProxy {
+        self.amqp_proxy.as_ref().expect("this stack is behind proxies")
     }
 
     /// The queue names.

@@ -6,6 +6,7 @@ mod crashes;
 mod delivered_request;
 mod duplicates;
 mod guide_code;
+mod outages;
 mod retries;
 mod routing;
 mod secrets_in_logs;

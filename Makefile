@@ -1,6 +1,6 @@
 # Every target is one script; LOK__… and the variables named in deploy/dev/stack.sh choose.
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs wipe demo test lint bench k8s-check
+.PHONY: help up down status logs wipe demo test lint bench k8s-check asyncapi-check
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\): ## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '  %-16s %s\n' "$$target" "$$text"; done
@@ -34,3 +34,6 @@ bench: ## throughput and latency, measured
 
 k8s-check: ## render the Kubernetes manifests and validate them
 	@deploy/k8s-check.sh
+
+asyncapi-check: ## validate proto-schemas/asyncapi.yaml and compare it with the code
+	@deploy/asyncapi-check.sh

@@ -99,14 +99,14 @@ def print_config(service, variables):
 
 @functools.cache
 def print_config_of(service, variables):
-    for profile in ("release", "debug"):
-        binary = ROOT / "target" / profile / service
-        if binary.is_file() and os.access(binary, os.X_OK):
-            run = subprocess.run(
-                [binary, "--print-config"], env=dict(variables), capture_output=True, text=True, timeout=30, check=False
-            )
-            return "" if run.returncode == 0 else run.stderr.strip() or f"exit code {run.returncode}"
-    return None
+    built = [binary for binary in (ROOT / "target").glob(f"*/{service}") if os.access(binary, os.X_OK)]
+    if not built:
+        return None
+    newest = max(built, key=lambda binary: binary.stat().st_mtime)
+    run = subprocess.run(
+        [newest, "--print-config"], env=dict(variables), capture_output=True, text=True, timeout=30, check=False
+    )
+    return "" if run.returncode == 0 else run.stderr.strip() or f"exit code {run.returncode}"
 
 
 def variables_wrong(service, literals, from_secrets):

@@ -85,8 +85,11 @@ def dockerfile_problems(text):
     if not {"Cargo.toml", "Cargo.lock", "crates", "proto-schemas"} <= copied:
         yield "the build stage does not copy everything the build reads"
     build = " ".join(rest for instruction, rest in found["build"][1] if instruction == "RUN")
-    if "cargo build --locked --release" not in build:
-        yield "the build must be `cargo build --locked --release`"
+    profile = "production"
+    if profile not in tomllib.loads(facts.source("Cargo.toml"))["profile"]:
+        yield f"Cargo.toml has no profile {profile}"
+    if f"cargo build --locked --profile {profile}" not in build:
+        yield f"the build must be `cargo build --locked --profile {profile}`"
 
     runtime = found["runtime"][1]
     if not any(instruction == "USER" and re.fullmatch(r"[1-9]\d*:[1-9]\d*", rest) for instruction, rest in runtime):
@@ -100,7 +103,7 @@ def dockerfile_problems(text):
             yield f"{binary}: must be runtime with one binary"
         if ("COPY", f"--from=build /out/{binary} {path}") not in rest or ("ENTRYPOINT", f'["{path}"]') not in rest:
             yield f"{binary}: must copy and start {path}"
-        if f"--package {binary}" not in build or f"target/release/{binary}" not in build:
+        if f"--package {binary}" not in build or f"target/{profile}/{binary}" not in build:
             yield f"{binary}: is not built"
         if not (facts.ROOT / f"crates/{binary}/src/main.rs").is_file():
             yield f"{binary}: no such crate"

@@ -95,6 +95,41 @@ async fn the_guides_code_verifies_our_requests(language: Language) {
     assert!(log.contains("handles booking booking_abc123"), "the guide's handler was called: {log}");
 }
 
+/// From a client that is not ours to a receiver that is not ours: the fields that JSON libraries like to rewrite, in
+/// the bytes that Python sends them in.
+#[tokio::test]
+async fn an_event_published_by_pika_reaches_the_guides_express_app() {
+    let stack = Stack::builder().env("LOK__DELIVERY__RETRY_DELAYS", "").start().await;
+    let port = free_port().await;
+    let url = format!("http://127.0.0.1:{port}/webhooks/lokroom");
+    let webhook = stack.given_webhook("user_1", &url, EventType::ALL).await;
+    let mut server = Language::Node.server(port, &webhook.secret).spawn();
+    listens(&mut server, port).await;
+
+    let data = r#"{"totalPrice": 250.00, "note": "é \u20ac 😀", "10": 1, "9": 2,
+        "id": "booking_1", "listingId": "listing_1", "guestId": "user_1", "startDate": "2024-02-01T14:00:00Z",
+        "endDate": "2024-02-03T11:00:00Z", "currency": "EUR", "status": "PENDING", "pricingMode": "DAILY",
+        "createdAt": "2024-01-15T10:30:00Z"}"#;
+    let event = format!(r#"{{"event": "booking.created", "recipients": ["user_1"], "data": {data}}}"#);
+    let script = root().join("crates/testkit/tests/end_to_end/publish.py").to_string_lossy().into_owned();
+    let published = Binary::program("pika", tool("python/bin/python"))
+        .arg(script)
+        .arg(stack.queues().names().events_exchange())
+        .arg("booking.created")
+        .env("AMQP_URL", testkit::servers::amqp_url())
+        .input(event)
+        .output()
+        .await;
+    assert_eq!(published.code, Some(0), "{published:?}");
+
+    let delivery = settled(&stack, &webhook, 1).await.remove(0);
+    assert_eq!(
+        (&delivery["responseStatus"], &delivery["response"]),
+        (&200.into(), &"OK".into()),
+        "{delivery}"
+    );
+}
+
 #[tokio::test]
 async fn the_guides_node_code_verifies_our_requests() {
     the_guides_code_verifies_our_requests(Language::Node).await;

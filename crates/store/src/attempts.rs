@@ -88,16 +88,17 @@ const RECORD: &str = "
                next_attempt_at = made.next_attempt_at, duration_ms = made.duration_ms,
                response_status = made.response_status, response_body = made.response_body, error = made.error
           FROM made
-         WHERE delivery.id = made.id AND delivery.status = 'pending' AND delivery.attempts = made.attempt - 1
-        RETURNING delivery.id, delivery.webhook_id, delivery.event_type, delivery.status
+         WHERE delivery.id BETWEEN made.id AND made.id
+           AND delivery.status || '' = 'pending' AND delivery.attempts = made.attempt - 1
+        RETURNING delivery.id, delivery.webhook_id, delivery.event_type, delivery.status, delivery.attempts
     ), archived AS (
         INSERT INTO delivery_attempts
                (delivery_id, attempt, started_at, duration_ms, response_status, response_body, error)
         SELECT delivery.id, delivery.attempts, delivery.last_attempt_at, delivery.duration_ms,
                delivery.response_status, delivery.response_body, delivery.error
-          FROM deliveries delivery
-          JOIN made ON made.id = delivery.id AND made.attempt > 1
-         WHERE delivery.attempts = made.attempt - 1 AND delivery.last_attempt_at IS NOT NULL
+          FROM recorded
+          JOIN deliveries delivery ON delivery.id BETWEEN recorded.id AND recorded.id
+         WHERE recorded.attempts > 1 AND delivery.last_attempt_at IS NOT NULL
         ON CONFLICT DO NOTHING
     ), counted AS (
         INSERT INTO webhook_statistics (webhook_id, event_type, pending, success, failed)
@@ -122,6 +123,8 @@ impl Store {
         &self,
         attempts: &[AttemptRecord],
     ) -> Result<HashSet<DeliveryId>, StoreError> {
+        let mut attempts: Vec<_> = attempts.iter().collect();
+        attempts.sort_unstable_by_key(|made| made.delivery);
         let each = attempts.iter();
         let ids: Vec<_> = each.clone().map(|made| made.delivery.uuid()).collect();
         let numbers: Vec<_> = each.clone().map(|made| integer(made.attempt.get())).collect();

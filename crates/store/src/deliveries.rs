@@ -5,13 +5,14 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel::{QueryableByName, sql_query};
-use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
+use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _};
 use domain::{DeliveryId, EventId, EventType, Timestamp, UserId, WebhookId};
 use uuid::Uuid;
 
 use crate::error::StoreError;
 use crate::events::NewEvent;
 use crate::history::DeliveryStatus;
+use crate::id_range::IdRange;
 use crate::pool::Store;
 use crate::statement::Prepared;
 
@@ -77,7 +78,8 @@ struct StateRow {
     body: Option<Vec<u8>>,
 }
 
-/// Only webhooks that still exist, are active and subscribe get a delivery, whatever the caller remembers.
+/// Only webhooks that still exist, are active and subscribe get a delivery, whatever the caller remembers. In the
+/// order of ids, so that two dispatchers that fan out the same events cannot wait for each other.
 const RECORD_FAN_OUT: &str = "
     WITH new AS (
         SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[])
@@ -86,8 +88,11 @@ const RECORD_FAN_OUT: &str = "
         INSERT INTO deliveries (id, webhook_id, event_id, event_type, next_attempt_at, created_at)
         SELECT new.id, new.webhook_id, new.event_id, new.event_type, $5, $5
           FROM new
-          JOIN webhooks ON webhooks.id = new.webhook_id
-         WHERE webhooks.active AND new.event_type = ANY(webhooks.events)
+          CROSS JOIN LATERAL (
+              SELECT active, events FROM webhooks WHERE id = new.webhook_id OFFSET 0
+          ) webhook
+         WHERE webhook.active AND new.event_type = ANY(webhook.events)
+         ORDER BY new.id
         ON CONFLICT (id) DO NOTHING
         RETURNING id, webhook_id, event_type
     ), counted AS (
@@ -97,26 +102,41 @@ const RECORD_FAN_OUT: &str = "
         ON CONFLICT (webhook_id, event_type) DO UPDATE
             SET pending = webhook_statistics.pending + excluded.pending
     ), marked AS (
-        UPDATE events SET fanned_out_at = $5 WHERE id = ANY($6) AND fanned_out_at IS NULL
+        UPDATE events SET fanned_out_at = $5
+          FROM unnest($6::uuid[]) AS completed (id)
+         WHERE events.id BETWEEN completed.id AND completed.id
+           AND COALESCE(events.fanned_out_at, 'infinity') = 'infinity'
     )
     SELECT id FROM inserted";
 
-const UNATTEMPTED: &str =
-    "SELECT id FROM deliveries WHERE id = ANY($1) AND status = 'pending' AND attempts = 0";
+const UNATTEMPTED: &str = "
+    SELECT asked.id
+      FROM unnest($1::uuid[]) AS asked (id)
+      CROSS JOIN LATERAL (
+          SELECT status, attempts FROM deliveries WHERE id = asked.id AND id BETWEEN $2 AND $3 OFFSET 0
+      ) delivery
+     WHERE delivery.status = 'pending' AND delivery.attempts = 0";
 
 const CHECK: &str = "
-    SELECT delivery.id, delivery.status, delivery.attempts, webhook.active, webhook.revision, event.body
+    SELECT wanted.id, delivery.status, delivery.attempts, webhook.active, webhook.revision, event.body
       FROM unnest($1::uuid[], $2::boolean[]) AS wanted (id, body)
-      JOIN deliveries delivery ON delivery.id = wanted.id
-      LEFT JOIN webhooks webhook ON webhook.id = delivery.webhook_id
-      LEFT JOIN events event ON wanted.body AND event.id = delivery.event_id";
+      CROSS JOIN LATERAL (
+          SELECT * FROM deliveries WHERE id = wanted.id AND id BETWEEN $3 AND $4 OFFSET 0
+      ) delivery
+      LEFT JOIN LATERAL (
+          SELECT active, revision FROM webhooks WHERE id = delivery.webhook_id OFFSET 0
+      ) webhook ON true
+      LEFT JOIN LATERAL (
+          SELECT body FROM events
+           WHERE wanted.body AND id = delivery.event_id AND id BETWEEN $3 AND $4 OFFSET 0
+      ) event ON true";
 
 const ABANDON: &str = "
     WITH abandoned AS (
         UPDATE deliveries delivery
            SET status = 'failed', next_attempt_at = NULL, error = given.reason
           FROM unnest($1::uuid[], $2::text[]) AS given (id, reason)
-         WHERE delivery.id = given.id AND delivery.status = 'pending'
+         WHERE delivery.id BETWEEN given.id AND given.id AND delivery.status || '' = 'pending'
         RETURNING delivery.webhook_id, delivery.event_type
     )
     INSERT INTO webhook_statistics (webhook_id, event_type, pending, failed)
@@ -139,30 +159,23 @@ impl Store {
         completed: &[EventId],
         now: Timestamp,
     ) -> Result<HashSet<DeliveryId>, StoreError> {
-        let uuids = |of: fn(&NewDelivery) -> Uuid| deliveries.iter().map(of).collect::<Vec<_>>();
-        let types: Vec<_> = deliveries.iter().map(|delivery| delivery.event_type.as_str()).collect();
-        let completed: Vec<_> = completed.iter().map(|event| event.uuid()).collect();
         let mut connection = self.connection().await?;
-        let rows: Vec<IdRow> = Prepared(
-            sql_query(RECORD_FAN_OUT)
-                .bind::<Array<SqlUuid>, _>(uuids(|delivery| delivery.id.uuid()))
-                .bind::<Array<SqlUuid>, _>(uuids(|delivery| delivery.webhook.uuid()))
-                .bind::<Array<SqlUuid>, _>(uuids(|delivery| delivery.event.uuid()))
-                .bind::<Array<Text>, _>(types)
-                .bind::<Timestamptz, _>(now)
-                .bind::<Array<SqlUuid>, _>(completed),
-        )
-        .load(&mut connection)
-        .await?;
-        Ok(rows.into_iter().map(|row| DeliveryId::from_uuid(row.id)).collect())
+        record_fan_out(&mut connection, deliveries, completed, now).await
     }
 
     /// Which of these deliveries exist, are pending and were never attempted. Primary key.
     pub async fn unattempted(&self, ids: &[DeliveryId]) -> Result<HashSet<DeliveryId>, StoreError> {
         let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
+        let range = IdRange::of(ids.iter().copied());
         let mut connection = self.connection().await?;
-        let rows: Vec<IdRow> =
-            Prepared(sql_query(UNATTEMPTED).bind::<Array<SqlUuid>, _>(ids)).load(&mut connection).await?;
+        let rows: Vec<IdRow> = Prepared(
+            sql_query(UNATTEMPTED)
+                .bind::<Array<SqlUuid>, _>(ids)
+                .bind::<SqlUuid, _>(range.first)
+                .bind::<SqlUuid, _>(range.last),
+        )
+        .load(&mut connection)
+        .await?;
         Ok(rows.into_iter().map(|row| DeliveryId::from_uuid(row.id)).collect())
     }
 
@@ -174,16 +187,24 @@ impl Store {
     ) -> Result<HashMap<DeliveryId, DeliveryState>, StoreError> {
         let ids: Vec<_> = wanted.iter().map(|(id, _)| id.uuid()).collect();
         let bodies: Vec<_> = wanted.iter().map(|(_, body)| *body).collect();
+        let range = IdRange::of(ids.iter().copied());
         let mut connection = self.connection().await?;
-        let rows: Vec<StateRow> =
-            Prepared(sql_query(CHECK).bind::<Array<SqlUuid>, _>(ids).bind::<Array<Bool>, _>(bodies))
-                .load(&mut connection)
-                .await?;
+        let rows: Vec<StateRow> = Prepared(
+            sql_query(CHECK)
+                .bind::<Array<SqlUuid>, _>(ids)
+                .bind::<Array<Bool>, _>(bodies)
+                .bind::<SqlUuid, _>(range.first)
+                .bind::<SqlUuid, _>(range.last),
+        )
+        .load(&mut connection)
+        .await?;
         rows.into_iter().map(StateRow::into_state).collect()
     }
 
     /// Ends pending deliveries that can never be attempted, with the reason. One statement.
     pub async fn abandon_deliveries(&self, abandoned: &[(DeliveryId, &str)]) -> Result<(), StoreError> {
+        let mut abandoned = abandoned.to_vec();
+        abandoned.sort_unstable();
         let ids: Vec<_> = abandoned.iter().map(|(id, _)| id.uuid()).collect();
         let reasons: Vec<_> = abandoned.iter().map(|(_, reason)| *reason).collect();
         let mut connection = self.connection().await?;
@@ -203,7 +224,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let mut connection = self.connection().await?;
-        connection
+        let made = connection
             .transaction(async |connection| {
                 sql_query(INSERT_TEST_EVENT)
                     .bind::<SqlUuid, _>(event.id.uuid())
@@ -215,19 +236,59 @@ impl Store {
                     .bind::<Timestamptz, _>(now)
                     .execute(connection)
                     .await?;
-                let inserted: Vec<IdRow> = sql_query(RECORD_FAN_OUT)
-                    .bind::<Array<SqlUuid>, _>(vec![delivery.id.uuid()])
-                    .bind::<Array<SqlUuid>, _>(vec![delivery.webhook.uuid()])
-                    .bind::<Array<SqlUuid>, _>(vec![delivery.event.uuid()])
-                    .bind::<Array<Text>, _>(vec![delivery.event_type.as_str()])
-                    .bind::<Timestamptz, _>(now)
-                    .bind::<Array<SqlUuid>, _>(Vec::<Uuid>::new())
-                    .load(connection)
-                    .await?;
-                Ok(!inserted.is_empty())
+                let new = record_fan_out(connection, &[delivery], &[], now).await?;
+                // Without its delivery the event is of no use to anyone.
+                if new.is_empty() { Err(TestDeliveryError::NotTaken) } else { Ok(()) }
             })
-            .await
+            .await;
+        match made {
+            Ok(()) => Ok(true),
+            Err(TestDeliveryError::NotTaken) => Ok(false),
+            Err(TestDeliveryError::Store(error)) => Err(error),
+        }
     }
+}
+
+/// Why a test delivery's transaction is rolled back.
+enum TestDeliveryError {
+    NotTaken,
+    Store(StoreError),
+}
+
+impl From<StoreError> for TestDeliveryError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<diesel::result::Error> for TestDeliveryError {
+    fn from(error: diesel::result::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+async fn record_fan_out(
+    connection: &mut AsyncPgConnection,
+    deliveries: &[NewDelivery],
+    completed: &[EventId],
+    now: Timestamp,
+) -> Result<HashSet<DeliveryId>, StoreError> {
+    let uuids = |of: fn(&NewDelivery) -> Uuid| deliveries.iter().map(of).collect::<Vec<_>>();
+    let types: Vec<_> = deliveries.iter().map(|delivery| delivery.event_type.as_str()).collect();
+    let mut completed: Vec<_> = completed.iter().map(|event| event.uuid()).collect();
+    completed.sort_unstable();
+    let rows: Vec<IdRow> = Prepared(
+        sql_query(RECORD_FAN_OUT)
+            .bind::<Array<SqlUuid>, _>(uuids(|delivery| delivery.id.uuid()))
+            .bind::<Array<SqlUuid>, _>(uuids(|delivery| delivery.webhook.uuid()))
+            .bind::<Array<SqlUuid>, _>(uuids(|delivery| delivery.event.uuid()))
+            .bind::<Array<Text>, _>(types)
+            .bind::<Timestamptz, _>(now)
+            .bind::<Array<SqlUuid>, _>(completed),
+    )
+    .load(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| DeliveryId::from_uuid(row.id)).collect())
 }
 
 impl StateRow {

@@ -1,6 +1,6 @@
 //! Accepted events.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use diesel::sql_types::{Array, Binary, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
@@ -10,7 +10,8 @@ use domain::{EventId, EventType, PublicEventId, Timestamp, UserId};
 use uuid::Uuid;
 
 use crate::error::StoreError;
-use crate::pool::Store;
+use crate::id_range::IdRange;
+use crate::pool::{Connection, Store};
 use crate::statement::Prepared;
 
 /// An event to be stored.
@@ -76,8 +77,8 @@ struct InsertedRow {
 
 #[derive(QueryableByName)]
 struct DuplicateRow {
-    #[diesel(sql_type = Text)]
-    publisher_id: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    publisher_id: Option<String>,
     #[diesel(sql_type = SqlUuid)]
     event_id: Uuid,
     #[diesel(sql_type = Bool)]
@@ -118,90 +119,156 @@ const INSERT: &str = "
     SELECT id, public_id, type, string_to_array(recipients, E'\\x1f'), timestamp, body, $8
       FROM new
      WHERE publisher_id IS NULL OR id IN (SELECT event_id FROM key)
+        ON CONFLICT (id) DO NOTHING
     RETURNING id";
 
+/// Events known under these publishers' ids, and those of these ids of our own.
 const DUPLICATES: &str = "
     SELECT key.publisher_id, key.event_id, (event.fanned_out_at IS NOT NULL OR event.id IS NULL) AS fanned_out
       FROM event_keys key
-      LEFT JOIN events event ON event.id = key.event_id
-     WHERE key.publisher_id = ANY($1)";
+      LEFT JOIN LATERAL (
+          SELECT id, fanned_out_at FROM events WHERE id = key.event_id OFFSET 0
+      ) event ON true
+     WHERE key.publisher_id = ANY($1)
+    UNION ALL
+    SELECT NULL, id, fanned_out_at IS NOT NULL
+      FROM events
+     WHERE id = ANY($2) AND id BETWEEN $3 AND $4";
 
 const LOAD: &str = "
-    SELECT id, public_id, type AS event_type, recipients, timestamp, body FROM events WHERE id = ANY($1)";
+    SELECT id, public_id, type AS event_type, recipients, timestamp, body
+      FROM events
+     WHERE id = ANY($1) AND id BETWEEN $2 AND $3";
+
+/// Tries of an event that is neither stored nor found: its key was forgotten at the end of its 24 hours, between
+/// the one and the other. The second try stores it, unless clocks differ by hours.
+const MAX_TRIES: usize = 5;
 
 const RECIPIENT_SEPARATOR: &str = "\u{1f}";
 
 impl Store {
     /// Stores events, each publisher's id once in 24 hours, also when it stands twice in `events` or other
-    /// processes store it in the same instant. Answers for every event, in order. One statement, and one more if
-    /// there are duplicates.
+    /// processes store it in the same instant. Answers for every event, in order; storing the same events again
+    /// finds them stored. One statement, and one more if there are duplicates.
     pub async fn insert_events(
         &self,
         events: &[NewEvent],
         now: Timestamp,
     ) -> Result<Vec<Inserted>, StoreError> {
-        let firsts = first_of_each_publisher_id(events);
-        let column =
-            |value: fn(&NewEvent) -> String| firsts.iter().map(|event| value(event)).collect::<Vec<_>>();
-        let ids: Vec<_> = firsts.iter().map(|event| event.id.uuid()).collect();
-        let publisher_ids: Vec<_> =
-            firsts.iter().map(|event| event.publisher_id.as_ref().map(PublicEventId::as_str)).collect();
-        let bodies: Vec<&[u8]> = firsts.iter().map(|event| event.body.as_ref()).collect();
-
+        let mut answers: Vec<Option<Inserted>> = vec![None; events.len()];
         let mut connection = self.connection().await?;
-        let inserted: Vec<InsertedRow> = Prepared(
-            sql_query(INSERT)
-                .bind::<Array<SqlUuid>, _>(ids)
-                .bind::<Array<Nullable<Text>>, _>(publisher_ids)
-                .bind::<Array<Text>, _>(column(|event| event.public_id().to_string()))
-                .bind::<Array<Text>, _>(column(|event| event.event_type.to_string()))
-                .bind::<Array<Text>, _>(column(|event| join(&event.recipients)))
-                .bind::<Array<Text>, _>(column(|event| event.timestamp.clone()))
-                .bind::<Array<Binary>, _>(bodies)
-                .bind::<Timestamptz, _>(now),
-        )
-        .load(&mut connection)
-        .await?;
-        if inserted.len() == events.len() {
-            return Ok(vec![Inserted::New; events.len()]);
-        }
-
-        let inserted: std::collections::HashSet<_> = inserted.into_iter().map(|row| row.id).collect();
-        let is_new = |event: &NewEvent| inserted.contains(&event.id.uuid());
-        let publisher_ids: Vec<_> = events
-            .iter()
-            .filter(|event| !is_new(event))
-            .filter_map(|event| event.publisher_id.as_ref().map(PublicEventId::as_str))
-            .collect();
-        let duplicates: Vec<DuplicateRow> =
-            Prepared(sql_query(DUPLICATES).bind::<Array<Text>, _>(publisher_ids))
-                .load(&mut connection)
-                .await?;
-        let duplicates: HashMap<String, Inserted> = duplicates
-            .into_iter()
-            .map(|row| {
-                let event = EventId::from_uuid(row.event_id);
-                (row.publisher_id, Inserted::Duplicate { event, fanned_out: row.fanned_out })
-            })
-            .collect();
-        let answer = |event: &NewEvent| {
-            let known = event.publisher_id.as_ref().and_then(|id| duplicates.get(id.as_str()));
-            match (is_new(event), known) {
-                (false, Some(duplicate)) => *duplicate,
-                _ => Inserted::New,
+        for _ in 0..MAX_TRIES {
+            let open: Vec<&NewEvent> = events
+                .iter()
+                .zip(&answers)
+                .filter(|(_, answer)| answer.is_none())
+                .map(|(event, _)| event)
+                .collect();
+            if open.is_empty() {
+                break;
             }
-        };
-        Ok(events.iter().map(answer).collect())
+            let inserted = insert(&mut connection, &open, now).await?;
+            let refused: Vec<_> = open.into_iter().filter(|event| !inserted.contains(&event.id)).collect();
+            let known =
+                if refused.is_empty() { Known::default() } else { known(&mut connection, &refused).await? };
+            for (event, answer) in events.iter().zip(&mut answers).filter(|(_, answer)| answer.is_none()) {
+                *answer = if inserted.contains(&event.id) { Some(Inserted::New) } else { known.find(event) };
+            }
+        }
+        let answered: Option<Vec<Inserted>> = answers.into_iter().collect();
+        answered.ok_or_else(|| StoreError::Unavailable {
+            reason: "an event's id is refused as known and not found: do the clocks agree?".to_owned(),
+        })
     }
 
     /// These events, as far as they are stored. Primary key.
     pub async fn load_events(&self, ids: &[EventId]) -> Result<Vec<StoredEvent>, StoreError> {
         let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
+        let range = IdRange::of(ids.iter().copied());
         let mut connection = self.connection().await?;
-        let rows: Vec<EventRow> =
-            Prepared(sql_query(LOAD).bind::<Array<SqlUuid>, _>(ids)).load(&mut connection).await?;
+        let rows: Vec<EventRow> = Prepared(
+            sql_query(LOAD)
+                .bind::<Array<SqlUuid>, _>(ids)
+                .bind::<SqlUuid, _>(range.first)
+                .bind::<SqlUuid, _>(range.last),
+        )
+        .load(&mut connection)
+        .await?;
         rows.into_iter().map(EventRow::into_event).collect()
     }
+}
+
+/// Stores those whose publisher's id is new. Returns the ids of what is stored now.
+async fn insert(
+    connection: &mut Connection,
+    events: &[&NewEvent],
+    now: Timestamp,
+) -> Result<HashSet<EventId>, StoreError> {
+    let firsts = first_of_each_publisher_id(events);
+    let column = |value: fn(&NewEvent) -> String| firsts.iter().map(|event| value(event)).collect::<Vec<_>>();
+    let ids: Vec<_> = firsts.iter().map(|event| event.id.uuid()).collect();
+    let publisher_ids: Vec<_> =
+        firsts.iter().map(|event| event.publisher_id.as_ref().map(PublicEventId::as_str)).collect();
+    let bodies: Vec<&[u8]> = firsts.iter().map(|event| event.body.as_ref()).collect();
+    let inserted: Vec<InsertedRow> = Prepared(
+        sql_query(INSERT)
+            .bind::<Array<SqlUuid>, _>(ids)
+            .bind::<Array<Nullable<Text>>, _>(publisher_ids)
+            .bind::<Array<Text>, _>(column(|event| event.public_id().to_string()))
+            .bind::<Array<Text>, _>(column(|event| event.event_type.to_string()))
+            .bind::<Array<Text>, _>(column(|event| join(&event.recipients)))
+            .bind::<Array<Text>, _>(column(|event| event.timestamp.clone()))
+            .bind::<Array<Binary>, _>(bodies)
+            .bind::<Timestamptz, _>(now),
+    )
+    .load(connection)
+    .await?;
+    Ok(inserted.into_iter().map(|row| EventId::from_uuid(row.id)).collect())
+}
+
+/// Events that are stored, by what tells a duplicate.
+#[derive(Default)]
+struct Known {
+    by_publisher_id: HashMap<String, Inserted>,
+    by_id: HashMap<EventId, Inserted>,
+}
+
+impl Known {
+    fn find(&self, event: &NewEvent) -> Option<Inserted> {
+        match &event.publisher_id {
+            Some(id) => self.by_publisher_id.get(id.as_str()).copied(),
+            None => self.by_id.get(&event.id).copied(),
+        }
+    }
+}
+
+/// A statement of its own, and so with a newer view of the database: it sees what others committed while the insert
+/// waited for them.
+async fn known(connection: &mut Connection, refused: &[&NewEvent]) -> Result<Known, StoreError> {
+    let publisher_ids: Vec<_> =
+        refused.iter().filter_map(|event| event.publisher_id.as_ref().map(PublicEventId::as_str)).collect();
+    let ids: Vec<_> =
+        refused.iter().filter(|event| event.publisher_id.is_none()).map(|event| event.id.uuid()).collect();
+    let range = IdRange::of(ids.iter().copied());
+    let rows: Vec<DuplicateRow> = Prepared(
+        sql_query(DUPLICATES)
+            .bind::<Array<Text>, _>(publisher_ids)
+            .bind::<Array<SqlUuid>, _>(ids)
+            .bind::<SqlUuid, _>(range.first)
+            .bind::<SqlUuid, _>(range.last),
+    )
+    .load(connection)
+    .await?;
+    let mut known = Known::default();
+    for row in rows {
+        let event = EventId::from_uuid(row.event_id);
+        let duplicate = Inserted::Duplicate { event, fanned_out: row.fanned_out };
+        match row.publisher_id {
+            Some(id) => known.by_publisher_id.insert(id, duplicate),
+            None => known.by_id.insert(event, duplicate),
+        };
+    }
+    Ok(known)
 }
 
 impl EventRow {
@@ -229,10 +296,10 @@ fn join(recipients: &[UserId]) -> String {
 }
 
 /// One statement may not touch a key twice: of events with one publisher's id the first is stored.
-fn first_of_each_publisher_id(events: &[NewEvent]) -> Vec<&NewEvent> {
-    let mut seen = std::collections::HashSet::new();
+fn first_of_each_publisher_id<'a>(events: &[&'a NewEvent]) -> Vec<&'a NewEvent> {
+    let mut seen = HashSet::new();
     let mut firsts = Vec::with_capacity(events.len());
-    for event in events {
+    for &event in events {
         if event.publisher_id.as_ref().is_none_or(|id| seen.insert(id)) {
             firsts.push(event);
         }

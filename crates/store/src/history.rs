@@ -214,20 +214,16 @@ impl CounterRow {
 const COLUMNS: &str = "id, event_type, status, attempts, last_attempt_at, next_attempt_at, duration_ms,
                        response_status, response_body, error, created_at";
 
-/// One statement a filter, so that each has the plan of its index.
+/// One statement a filter, so that each has the plan of its index. The status is written out: of a parameter the
+/// planner cannot tell that it lies in the index of what is not successful.
 fn page_query(filter: DeliveryFilter) -> String {
-    let mut conditions = String::from("webhook_id = $1");
-    if filter.status.is_some() {
-        conditions.push_str(" AND status = $2");
-    } else {
-        conditions.push_str(" AND $2 = ''");
-    }
-    if filter.event.is_some() {
-        conditions.push_str(" AND event_type = $3");
-    } else {
-        conditions.push_str(" AND $3 = ''");
-    }
-    format!("SELECT {COLUMNS} FROM deliveries WHERE {conditions} ORDER BY id DESC LIMIT $4 OFFSET $5")
+    let status =
+        filter.status.map_or_else(String::new, |status| format!(" AND status = '{}'", status.as_str()));
+    let event = if filter.event.is_some() { "event_type = $2" } else { "$2 = ''" };
+    format!(
+        "SELECT {COLUMNS} FROM deliveries WHERE webhook_id = $1{status} AND {event}
+          ORDER BY id DESC LIMIT $3 OFFSET $4"
+    )
 }
 
 impl Store {
@@ -259,7 +255,6 @@ impl Store {
         let rows: Vec<Row> = Prepared(
             sql_query(page_query(filter))
                 .bind::<SqlUuid, _>(webhook.uuid())
-                .bind::<Text, _>(filter.status.map_or("", DeliveryStatus::as_str))
                 .bind::<Text, _>(filter.event.map_or("", EventType::as_str))
                 .bind::<BigInt, _>(page.limit())
                 .bind::<BigInt, _>(page.offset()),

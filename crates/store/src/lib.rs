@@ -6,6 +6,7 @@ mod encryption;
 mod error;
 mod events;
 mod history;
+mod id_range;
 mod listener;
 mod migrations;
 mod partitions;

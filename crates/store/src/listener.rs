@@ -44,6 +44,8 @@ impl Store {
 impl ChangeListener {
     /// The next change. Before the first, and after every loss of the connection, it is
     /// [`Change::Everything`], given once listening works again.
+    ///
+    /// Cancel safe.
     pub async fn next(&mut self) -> Change {
         loop {
             let Some(connection) = &mut self.connection else {
@@ -61,8 +63,8 @@ impl ChangeListener {
                     }
                 }
             };
-            match next_user(connection).await {
-                Ok(Some(user)) => return Change::Of(user),
+            match next_change(connection).await {
+                Ok(Some(change)) => return change,
                 Ok(None) => {}
                 Err(reason) => {
                     self.connection = None;
@@ -87,14 +89,18 @@ impl ChangeListener {
     }
 }
 
-/// The user of the next notification; `None` if there was none for a while and the connection lives.
-async fn next_user(connection: &mut AsyncPgConnection) -> Result<Option<UserId>, String> {
+/// What the next notification tells; `None` if there was none for a while and the connection lives.
+async fn next_change(connection: &mut AsyncPgConnection) -> Result<Option<Change>, String> {
     let next = async {
         let mut notifications = std::pin::pin!(connection.notifications_stream());
         notifications.next().await
     };
     match timeout(SIGN_OF_LIFE, next).await {
-        Ok(Some(Ok(notification))) => Ok(UserId::parse(&notification.payload).ok()),
+        Ok(Some(Ok(notification))) => {
+            // Whoever is not a user of ours was changed by hand: better to ask again for all than to miss one.
+            let user = UserId::parse(&notification.payload);
+            Ok(Some(user.map_or(Change::Everything, Change::Of)))
+        }
         Ok(Some(Err(error))) => Err(error.to_string()),
         Ok(None) => Err("the connection is gone".to_owned()),
         Err(_) => match timeout(SIGN_OF_LIFE, sql_query("SELECT 1").execute(connection)).await {

@@ -35,6 +35,8 @@ impl Store {
             |error: diesel::ConnectionError| StoreError::Unavailable { reason: error.to_string() };
         // A connection of its own: the lock is held by the session and ends with it.
         let mut connection = self.connector.connect().await.map_err(unavailable)?;
+        // A migration takes as long as the tables are large; one that is waited for, too.
+        sql_query("SET statement_timeout = 0").execute(&mut connection).await?;
         sql_query("SELECT pg_advisory_lock($1)")
             .bind::<diesel::sql_types::BigInt, _>(MIGRATION_LOCK)
             .execute(&mut connection)

@@ -20,6 +20,20 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::encryption::SecretKeys;
 use crate::error::StoreError;
 
+/// Plans that do not depend on statistics. Every statement finds its rows by an index, a batch's rows one by one; the
+/// planner would choose so too if its statistics were always true. But a day's partition is empty when it is planned
+/// for first and holds millions of rows some hours later, and the plan that reads it whole takes a hundred times as
+/// long. Planned once a connection (`force_generic_plan`): planning for a month of partitions takes longer than
+/// running.
+const PLANS: &str = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off \
+                     -c max_parallel_workers_per_gather=0 -c jit=off -c plan_cache_mode=force_generic_plan";
+
+/// After this long without a sign of the other side a connection is asked for one.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+
+/// How long the system waits for the other side to take what was sent before it gives the connection up.
+const UNANSWERED: Duration = Duration::from_secs(30);
+
 /// How to reach the database.
 #[derive(Clone)]
 pub struct StoreConfig {
@@ -116,10 +130,16 @@ impl Connector {
                 ))
             })?;
         let millis = settings.statement_timeout.as_millis();
+        let given = config.get_options().unwrap_or_default();
+        let options = format!("-c statement_timeout={millis} {PLANS} {given}");
         config
             .application_name(&settings.name)
             .connect_timeout(settings.connect_timeout)
-            .options(format!("-c statement_timeout={millis}"));
+            .keepalives_idle(KEEPALIVE_IDLE)
+            .keepalives_interval(KEEPALIVE_IDLE)
+            .keepalives_retries(2)
+            .tcp_user_timeout(UNANSWERED)
+            .options(options);
         let tls = (config.get_ssl_mode() == SslMode::Require)
             .then(|| tls(settings.ca_file.as_deref()))
             .transpose()

@@ -1,4 +1,17 @@
 //! Statements written as SQL that are prepared once a connection.
+//!
+//! **Rows of a batch are found one by one, by the primary key**, whatever PostgreSQL believes of a table when it plans:
+//! a day that has just begun is empty to it, and stays so for the life of the plan or until it is analysed. Three ways
+//! of writing see to that, beside the settings in `pool`:
+//!
+//! - `CROSS JOIN LATERAL (SELECT … WHERE id = asked.id AND id BETWEEN $first AND $last OFFSET 0)`: `OFFSET 0` keeps the
+//!   subquery whole, so that the range cannot be read without the id. The range leaves only the batch's days in
+//!   the plan ([`crate::id_range`]).
+//! - `id BETWEEN given.id AND given.id` where a table is changed and cannot stand in a subquery: with `=` the planner
+//!   might read the table whole and compare every pair.
+//! - `status || '' = 'pending'` and `COALESCE(fanned_out_at, 'infinity') = 'infinity'` beside it: of `status = 'pending'`
+//!   the planner would know that it lies in the small index of what is pending, which is small only as long as
+//!   there is no backlog.
 
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};

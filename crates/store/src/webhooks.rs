@@ -1,6 +1,7 @@
 //! Developers' webhooks.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use diesel::prelude::{AsChangeset, Queryable, Selectable};
 use diesel::sql_types::Text;
@@ -18,6 +19,9 @@ use crate::error::StoreError;
 use crate::history::Page;
 use crate::pool::Store;
 use crate::schema::{idempotency_keys, webhooks};
+
+/// How long an `Idempotency-Key` is remembered.
+const KEY_LIFE: Duration = Duration::from_hours(24);
 
 /// A webhook as its owner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -249,7 +253,7 @@ impl Store {
             .transaction(async |connection| {
                 lock_user(connection, &new.user).await?;
                 if let Some(key) = &idempotency
-                    && let Some(replayed) = self.replay(connection, &new.user, key).await?
+                    && let Some(replayed) = self.replay(connection, &new, key).await?
                 {
                     return Ok(Created::Replayed(replayed));
                 }
@@ -274,11 +278,12 @@ impl Store {
     async fn replay(
         &self,
         connection: &mut AsyncPgConnection,
-        user: &UserId,
+        new: &NewWebhook,
         key: &IdempotencyKey,
     ) -> Result<Option<Webhook>, CreateError> {
         let found: Option<(Vec<u8>, Uuid)> = idempotency_keys::table
-            .find((user.as_str(), &key.key))
+            .find((new.user.as_str(), &key.key))
+            .filter(idempotency_keys::created_at.ge(new.created_at - KEY_LIFE))
             .select((idempotency_keys::fingerprint, idempotency_keys::webhook_id))
             .first(connection)
             .await
@@ -287,7 +292,7 @@ impl Store {
         if fingerprint != key.fingerprint {
             return Err(CreateError::KeyReused);
         }
-        match find(connection, user, WebhookId::from_uuid(webhook)).await? {
+        match find(connection, &new.user, WebhookId::from_uuid(webhook)).await? {
             Some(row) => Ok(Some(row.into_webhook(&self.keys)?)),
             None => Err(CreateError::KeyReused),
         }
@@ -473,14 +478,21 @@ async fn remember(
     new: &NewWebhook,
     key: &IdempotencyKey,
 ) -> Result<(), StoreError> {
+    let remembered = (
+        idempotency_keys::fingerprint.eq(&key.fingerprint),
+        idempotency_keys::webhook_id.eq(new.id.uuid()),
+        idempotency_keys::created_at.eq(new.created_at),
+    );
+    // A key that has had its time may still be there.
     diesel::insert_into(idempotency_keys::table)
         .values((
             idempotency_keys::user_id.eq(new.user.as_str()),
             idempotency_keys::key.eq(&key.key),
-            idempotency_keys::fingerprint.eq(&key.fingerprint),
-            idempotency_keys::webhook_id.eq(new.id.uuid()),
-            idempotency_keys::created_at.eq(new.created_at),
+            remembered,
         ))
+        .on_conflict((idempotency_keys::user_id, idempotency_keys::key))
+        .do_update()
+        .set(remembered)
         .execute(connection)
         .await?;
     Ok(())

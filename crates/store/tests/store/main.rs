@@ -1,0 +1,14 @@
+//! Every query against a real PostgreSQL, each test with a database of its own.
+#![expect(clippy::unwrap_used, reason = "what fails in a helper fails its test")]
+
+mod attempts;
+mod deliveries;
+mod events;
+mod history;
+mod listener;
+mod migrations;
+mod partitions;
+mod plans;
+mod support;
+mod trouble;
+mod webhooks;

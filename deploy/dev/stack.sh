@@ -44,7 +44,7 @@ up() {
     done < <(service_names)
     write_env
     tell_surplus
-    say "ready: API http://$API_LISTEN, documentation http://$API_LISTEN/api/docs, everything else in $DEV/env"
+    say "ready: API http://$API_LISTEN, everything else in $DEV/env"
 }
 
 servers() {

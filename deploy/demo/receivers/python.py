@@ -19,7 +19,7 @@ app = Flask(__name__)
 
 
 def say(text):
-    print(text, flush=True)
+    print(f"{text}\n", end="", flush=True)  # one write: requests are served by several threads
 
 
 @app.after_request

@@ -125,19 +125,23 @@ impl FanOutStage {
     }
 
     /// Writes deliveries and hands over the jobs of those that are new. Of a message that came back also those
-    /// that were written but never attempted: the earlier holder may not have come to hand them over.
+    /// that were written but never attempted: the earlier holder may not have come to hand them over. The same where
+    /// writing took several tries: one may have been committed and its answer lost on the way.
     async fn flush(&self, chunk: Chunk<'_>) -> Result<Confirmed, StoreError> {
         let (deliveries, completed) = (&chunk.deliveries, &chunk.completed);
         let now = self.clock.now();
+        let mut tries = 0_u32;
         let mut to_hand_over = self
             .availability
-            .until_available(|| self.store.record_fan_out(deliveries, completed, now))
+            .until_available(|| {
+                tries += 1;
+                self.store.record_fan_out(deliveries, completed, now)
+            })
             .await?;
 
-        let is_from_before = |id: &DeliveryId| {
-            !to_hand_over.contains(id)
-                && chunk.events.get(id).is_some_and(|((_, taken), _)| *taken == Taken::Again)
-        };
+        let is_in_doubt = |((_, taken), _): &(&Event, WebhookId)| *taken == Taken::Again || tries > 1;
+        let is_from_before =
+            |id: &DeliveryId| !to_hand_over.contains(id) && chunk.events.get(id).is_some_and(is_in_doubt);
         let from_before: Vec<_> =
             deliveries.iter().map(|delivery| delivery.id).filter(is_from_before).collect();
         if !from_before.is_empty() {

@@ -28,6 +28,15 @@ pub(crate) enum JournalError {
     Stopped(#[from] Stopped),
 }
 
+/// How a statement is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Try {
+    /// For the first time.
+    First,
+    /// Again: an earlier try may have been committed and its answer lost on the way.
+    Again,
+}
+
 /// A statement that serves many items.
 trait Statement: Send + Sync + 'static {
     type Item: Send + Sync + 'static;
@@ -37,6 +46,7 @@ trait Statement: Send + Sync + 'static {
     fn run(
         store: &Store,
         items: &[Self::Item],
+        which: Try,
     ) -> impl Future<Output = Result<Vec<Self::Answer>, StoreError>> + Send;
 }
 
@@ -46,7 +56,7 @@ impl Statement for Check {
     type Item = (DeliveryId, bool);
     type Answer = Option<DeliveryState>;
 
-    async fn run(store: &Store, items: &[Self::Item]) -> Result<Vec<Self::Answer>, StoreError> {
+    async fn run(store: &Store, items: &[Self::Item], _: Try) -> Result<Vec<Self::Answer>, StoreError> {
         let states = store.check_deliveries(items).await?;
         Ok(items.iter().map(|(id, _)| states.get(id).cloned()).collect())
     }
@@ -58,9 +68,10 @@ impl Statement for Record {
     type Item = AttemptRecord;
     type Answer = bool;
 
-    async fn run(store: &Store, items: &[Self::Item]) -> Result<Vec<Self::Answer>, StoreError> {
+    async fn run(store: &Store, items: &[Self::Item], which: Try) -> Result<Vec<Self::Answer>, StoreError> {
         let recorded = store.record_attempts(items).await?;
-        Ok(items.iter().map(|record| recorded.contains(&record.delivery)).collect())
+        let is_recorded = |record: &AttemptRecord| recorded.contains(&record.delivery) || which == Try::Again;
+        Ok(items.iter().map(is_recorded).collect())
     }
 }
 
@@ -70,7 +81,7 @@ impl Statement for Abandon {
     type Item = (DeliveryId, &'static str);
     type Answer = ();
 
-    async fn run(store: &Store, items: &[Self::Item]) -> Result<Vec<Self::Answer>, StoreError> {
+    async fn run(store: &Store, items: &[Self::Item], _: Try) -> Result<Vec<Self::Answer>, StoreError> {
         store.abandon_deliveries(items).await?;
         Ok(vec![(); items.len()])
     }
@@ -82,7 +93,7 @@ impl Statement for LoadTarget {
     type Item = WebhookId;
     type Answer = Option<Result<WebhookTarget, DecryptError>>;
 
-    async fn run(store: &Store, items: &[Self::Item]) -> Result<Vec<Self::Answer>, StoreError> {
+    async fn run(store: &Store, items: &[Self::Item], _: Try) -> Result<Vec<Self::Answer>, StoreError> {
         let targets = store.webhook_targets(items).await?;
         Ok(items.iter().map(|id| targets.get(id).cloned()).collect())
     }
@@ -116,7 +127,9 @@ async fn run_group<S: Statement>(
     let mut answers = Vec::with_capacity(items.len());
     let mut parts = vec![items];
     while let Some(group) = parts.pop() {
-        match availability.until_available(|| S::run(store, group)).await {
+        let mut which = Try::First;
+        let run = || S::run(store, group, std::mem::replace(&mut which, Try::Again));
+        match availability.until_available(run).await {
             Ok(answered) => answers.extend(answered.into_iter().map(Ok)),
             Err(refusal) if group.len() == 1 => {
                 error!(error = %Chain(&refusal), "the database refuses a statement");
@@ -173,8 +186,9 @@ impl Journal {
         self.checks.submit((delivery, with_body)).await
     }
 
-    /// Records an attempt; `false` if another dispatcher has recorded it. A delivery may stand once in a group:
-    /// whoever records holds the claim to it.
+    /// Records an attempt; `false` if another dispatcher has recorded it. If the answer of an earlier try was lost,
+    /// nobody knows who has: then `true`, because what follows an attempt may be handed over twice, but not never. A
+    /// delivery may stand once in a group: whoever records holds the claim to it.
     pub(crate) async fn record(&self, record: AttemptRecord) -> Result<bool, JournalError> {
         self.records.submit(record).await
     }

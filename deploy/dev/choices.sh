@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # the variables are for the scripts that source this one
 # What the caller's environment chooses for the stack as a whole. A choice is kept in DEV/choices from `up` to `down`:
 # later commands find the stack without being told again, and .dev/env stays true for processes that keep running.
 

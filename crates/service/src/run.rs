@@ -144,7 +144,8 @@ where
 }
 
 fn help(info: ServiceInfo) -> String {
-    let required: Vec<_> = info.required.iter().map(|key| format!("  {}", key.replace('|', " or "))).collect();
+    let required: Vec<_> =
+        info.required.iter().map(|key| format!("  {}", key.replace('|', " or "))).collect();
     format!(
         "{name}: {about}\n\n\
          Usage: {name} [--help | --version | --print-config]\n\n\

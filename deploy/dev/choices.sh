@@ -44,6 +44,7 @@ forget_choices() {
 }
 
 # Ports, loopback only. AMQP_PORT + 1000 and + 2000 are the broker's own; dispatcher n has ADMIN_PORT + 2 + n.
+# shellcheck disable=SC2034 # read by whoever sources this, not by every one of them all
 apply_choices() {
     POSTGRES_PORT=${LOK_DEV_POSTGRES_PORT:-55432}
     AMQP_PORT=${LOK_DEV_AMQP_PORT:-55672}

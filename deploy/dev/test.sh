@@ -41,11 +41,16 @@ for name in $(compgen -v LOK__) LOK_CONFIG; do unset "$name"; done
 filter=()
 if [[ -n ${TESTS:-} ]]; then read -ra filter <<<"$TESTS"; fi
 
+# The descriptor of the lock stays here: a process that outlived its test would hold it.
+run_cargo() {
+    cargo "$1" --locked --workspace "${@:2}" 8>&-
+}
+
 say "building the binaries that the tests run"
-cargo build --locked --workspace --bins
+run_cargo build --bins
 if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --locked --workspace --no-fail-fast "${filter[@]}"
-    cargo test --locked --workspace --doc -- "${filter[@]}"
+    cargo nextest run --locked --workspace --no-fail-fast "${filter[@]}" 8>&-
+    run_cargo test --doc -- "${filter[@]}"
 else
-    cargo test --locked --workspace --no-fail-fast -- "${filter[@]}"
+    run_cargo test --no-fail-fast -- "${filter[@]}"
 fi

@@ -84,7 +84,7 @@ impl<'a> Account<'a> {
         let id = format!("demo-{}-{event_type}", at.timestamp_millis());
         let event = Event::example(event_type).id(&id).timestamp("2024-01-15T10:30:00Z").to(user);
         self.platform.publish(&event).await?;
-        say(&format!("{event_type:<18} {id}"));
+        say(&format!("{:<18} {id}", event_type.as_str()));
         self.published.insert(event_type, Published { id, at });
         Ok(())
     }

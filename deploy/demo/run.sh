@@ -3,6 +3,8 @@
 # runs the three services and receivers that verify with the guide's own Node, Python and PHP code, and lets crates/demo
 # publish and check. Exit code 0 only if everything was as it has to be. Leaves nothing running, and no data.
 #
+#   LOK__DATABASE__URL, LOK__AMQP__URL                               servers to use instead of private ones; the database keeps
+#                                                                    what the demo wrote, queues have the prefix lokroom-demo.
 #   LOK_DEMO_POSTGRES_PORT, LOK_DEMO_AMQP_PORT                       55435, 55675
 #   LOK_DEMO_API_PORT, LOK_DEMO_INGEST_PORT, LOK_DEMO_ADMIN_PORT     58080, 58081, 59080
 set -euo pipefail
@@ -10,7 +12,10 @@ set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 dev=$here/../dev
 # A stack of the demo alone, beside whatever the caller runs and whatever their environment says about that.
-for name in $(compgen -v LOK__) LOK_CONFIG DISPATCHERS; do unset "$name"; done
+for name in $(compgen -v LOK__) LOK_CONFIG DISPATCHERS; do
+    case $name in LOK__DATABASE__URL | LOK__AMQP__URL) ;; *) unset "$name" ;; esac
+done
+if [[ -n ${LOK__AMQP__URL:-} ]]; then export LOK__AMQP__PREFIX=lokroom-demo.; fi
 LOK_DEV_DIR=$(cd "$here/../.." && pwd -P)/.dev/demo
 export LOK_DEV_DIR LOK_DEV_PORT_VARIABLES=LOK_DEMO
 export LOK_DEV_POSTGRES_PORT=${LOK_DEMO_POSTGRES_PORT:-55435} LOK_DEV_AMQP_PORT=${LOK_DEMO_AMQP_PORT:-55675}

@@ -58,8 +58,8 @@ async fn keys_that_cannot_be_used_are_refused() {
     ] {
         let binary = Binary::new("management-api").envs(&environment(&database)).env(name, value);
         let output = binary.output().await;
-        assert_eq!(output.code, Some(1), "{}", output.stdout);
-        assert!(output.stdout.contains(told), "{}", output.stdout);
+        assert_eq!(output.code, Some(2), "{}", output.stderr);
+        assert!(output.stderr.contains(told), "{}", output.stderr);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Taking messages from a queue.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -9,6 +11,7 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -17,6 +20,11 @@ use crate::backoff::Backoff;
 use crate::link::Link;
 use crate::message::{Headers, Message};
 use crate::publisher::Confirmed;
+
+/// After so long without a message, and with none out, a consumer subscribes again on a new channel. RabbitMQ (3.10)
+/// does not tell a consumer whose queue was deleted if the queue is declared again at once, as a publisher does that
+/// finds it missing; the consumer would wait for ever, and so would any other on its channel.
+const SUBSCRIPTION_CHECK: Duration = Duration::from_secs(5);
 
 /// How a consumer takes messages.
 #[derive(Debug, Clone)]
@@ -210,10 +218,12 @@ impl Consumer {
     /// out before still work.
     pub async fn cancel(&mut self) {
         self.cancel.cancel();
-        if let Some(delivery) = self.held.take() {
-            delivery.acker.requeue();
-        }
+        let mut held: Vec<_> = self.held.take().into_iter().collect();
+        // Ends when the broker has cancelled the subscription: what is given back before would come again.
         while let Some(delivery) = self.deliveries.recv().await {
+            held.push(delivery);
+        }
+        for delivery in held {
             delivery.acker.requeue();
         }
     }
@@ -229,21 +239,43 @@ struct Subscription {
     tasks: TaskTracker,
 }
 
+/// Why a subscription is no longer there.
+struct Lost(String);
+
+/// Why a subscription is ended.
+enum Ended {
+    /// The consumer was cancelled or dropped.
+    Unwanted,
+    /// Nothing came for a while.
+    Idle,
+}
+
+impl From<lapin::Error> for Lost {
+    fn from(error: lapin::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
 impl Subscription {
     async fn run(self) {
         let mut backoff = Backoff::default();
+        // One log line a change of state: subscribing again because nothing came is none.
+        let mut told = false;
         loop {
             let channel = tokio::select! {
-                () = self.cancel.cancelled() => return,
+                () = self.unwanted() => return,
                 channel = self.link.channel(&mut backoff) => channel,
             };
             let Some(channel) = channel else { return };
-            let Err(error) = self.consume(&channel, &mut backoff).await else { return };
-            let reason =
-                error.map_or_else(|| "cancelled by the broker".to_owned(), |error| error.to_string());
+            let reason = match self.consume(&channel, &mut backoff, &mut told).await {
+                Ok(Ended::Unwanted) => return,
+                Ok(Ended::Idle) => continue,
+                Err(Lost(reason)) => reason,
+            };
+            told = false;
             warn!(queue = self.queue, reason, "consumer lost; subscribing again");
             tokio::select! {
-                () = self.cancel.cancelled() => return,
+                () = self.unwanted() => return,
                 () = backoff.wait() => {}
             }
             // The queue may have been deleted under our feet.
@@ -253,51 +285,91 @@ impl Subscription {
         }
     }
 
-    /// Consumes until cancelled (`Ok`), or until the channel is lost (`Err` with the reason, if one is known).
-    async fn consume(&self, channel: &Channel, backoff: &mut Backoff) -> Result<(), Option<lapin::Error>> {
-        channel.basic_qos(self.config.prefetch, BasicQosOptions::default()).await?;
-        let mut consumer = channel
-            .basic_consume(
-                self.queue.as_str().into(),
-                self.config.tag.as_str().into(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            )
-            .await?;
+    /// Ends when the consumer was cancelled, or dropped without: then nobody wants messages either.
+    async fn unwanted(&self) {
+        tokio::select! {
+            () = self.cancel.cancelled() => {}
+            () = self.sender.closed() => {}
+        }
+    }
+
+    /// Consumes until there is a reason not to.
+    async fn consume(
+        &self,
+        channel: &Channel,
+        backoff: &mut Backoff,
+        told: &mut bool,
+    ) -> Result<Ended, Lost> {
+        let limit = self.link.timeout();
+        let late = |_| Lost(format!("no answer from the broker within {limit:?}"));
+        let mut consumer = timeout(limit, self.subscribe(channel)).await.map_err(late)??;
         let (answers, queue) = mpsc::unbounded_channel();
         self.tasks.spawn(answer(channel.clone(), queue));
-        info!(queue = self.queue, prefetch = self.config.prefetch, "consuming");
+        if !std::mem::replace(told, true) {
+            info!(queue = self.queue, prefetch = self.config.prefetch, "consuming");
+        }
 
         loop {
             let delivery = tokio::select! {
-                () = self.cancel.cancelled() => {
-                    let tag = consumer.tag();
-                    let _ = channel.basic_cancel(tag, BasicCancelOptions::default()).await;
-                    return Ok(());
-                }
-                delivery = consumer.next() => delivery,
+                () = self.unwanted() => break,
+                delivery = timeout(SUBSCRIPTION_CHECK, consumer.next()) => delivery,
             };
             let delivery = match delivery {
-                Some(Ok(delivery)) => delivery,
-                Some(Err(error)) => return Err(Some(error)),
-                None => return Err(None),
+                Ok(Some(delivery)) => delivery?,
+                Ok(None) => return Err(Lost("cancelled by the broker".to_owned())),
+                // Whatever holds an acker holds a sender: with messages out the prefetch may be used up.
+                Err(_) if answers.strong_count() > 1 => continue,
+                Err(_) => return Ok(Ended::Idle),
             };
             backoff.reset();
-            let received = Received::new(
-                delivery.data,
-                delivery.exchange.as_str(),
-                delivery.routing_key.as_str(),
-                delivery.redelivered,
-                &delivery.properties,
-            );
-            let acker = Acker { tag: delivery.delivery_tag, answers: answers.clone() };
             // There is room for every message that the prefetch lets through on one channel; after a
             // reconnect the wait ends as soon as older messages are taken.
-            if self.sender.send(Delivery { received, acker }).await.is_err() {
-                return Ok(());
+            let tag = delivery.delivery_tag;
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => {
+                    let _ = answers.send(Answer::Requeue { tag });
+                    break;
+                }
+                sent = self.sender.send(received(delivery, &answers)) => if sent.is_err() { break },
             }
         }
+        let _ = timeout(limit, unsubscribe(channel, consumer, &answers)).await;
+        Ok(Ended::Unwanted)
     }
+
+    async fn subscribe(&self, channel: &Channel) -> Result<lapin::Consumer, Lost> {
+        channel.basic_qos(self.config.prefetch, BasicQosOptions::default()).await?;
+        let (queue, tag) = (self.queue.as_str().into(), self.config.tag.as_str().into());
+        let options = BasicConsumeOptions::default();
+        Ok(channel.basic_consume(queue, tag, options, FieldTable::default()).await?)
+    }
+}
+
+fn received(delivery: lapin::message::Delivery, answers: &mpsc::UnboundedSender<Answer>) -> Delivery {
+    let acker = Acker { tag: delivery.delivery_tag, answers: answers.clone() };
+    let received = Received::new(
+        delivery.data,
+        delivery.exchange.as_str(),
+        delivery.routing_key.as_str(),
+        delivery.redelivered,
+        &delivery.properties,
+    );
+    Delivery { received, acker }
+}
+
+/// Ends a subscription and gives back what the broker had sent before it knew. The messages that are handed out can
+/// still be answered, and keep the channel open: without this, what lies in lapin's buffer would wait for them.
+async fn unsubscribe(
+    channel: &Channel,
+    mut consumer: lapin::Consumer,
+    answers: &mpsc::UnboundedSender<Answer>,
+) -> lapin::Result<()> {
+    channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+    while let Some(delivery) = consumer.next().await {
+        let _ = answers.send(Answer::Requeue { tag: delivery?.delivery_tag });
+    }
+    Ok(())
 }
 
 /// Answers messages on their channel without awaiting one answer before the next. Ends when the consumer

@@ -48,6 +48,11 @@ impl Link {
         link
     }
 
+    /// The longest wait for an answer of the broker that nobody else waits for.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// The connection, as soon as there is one; `None` when the link was closed for good.
     pub(crate) async fn connection(&self) -> Option<Arc<Connection>> {
         let mut current = self.current.clone();

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{BoxFuture, ready, try_join_all};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{Channel, Confirmation, PublisherConfirm};
+use lapin::{Channel, Confirmation};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
-use crate::error::PublishError;
+use crate::error::{BrokerError, PublishError};
 use crate::link::Link;
 use crate::message::Message;
 
@@ -150,14 +150,16 @@ impl Publisher {
 enum ChannelEnd {
     /// All publishers are gone and everything is confirmed.
     Finished,
-    /// lapin reports an error.
-    Lost(lapin::Error),
+    /// It cannot be used.
+    Lost(BrokerError),
     /// The broker returned a message: the topology is not what it should be.
     Returned { sequence: Option<u64> },
 }
 
-type Confirms =
-    FuturesUnordered<futures_util::future::BoxFuture<'static, (u64, lapin::Result<Confirmation>)>>;
+/// A publish that was sent, until its confirm, with its number.
+type Sent = BoxFuture<'static, (u64, lapin::Result<Confirmation>)>;
+
+type Confirms = FuturesUnordered<Sent>;
 
 struct State {
     queue: mpsc::Receiver<Request>,
@@ -175,19 +177,27 @@ impl State {
     async fn run(mut self) {
         let mut backoff = Backoff::default();
         while let Some(channel) = self.link.channel(&mut backoff).await {
-            let end = match channel.confirm_select(ConfirmSelectOptions::default()).await {
-                Ok(()) => self.publish_on(&channel, &mut backoff).await,
-                Err(error) => ChannelEnd::Lost(error),
+            let limit = self.link.timeout();
+            let selecting = timeout(limit, channel.confirm_select(ConfirmSelectOptions::default()));
+            let end = match selecting.await {
+                Ok(Ok(())) => self.publish_on(&channel, &mut backoff).await,
+                Ok(Err(error)) => ChannelEnd::Lost(error.into()),
+                Err(_) => ChannelEnd::Lost(BrokerError::Timeout(limit)),
             };
             match end {
                 ChannelEnd::Finished => return,
                 ChannelEnd::Lost(error) => {
                     warn!(%error, unconfirmed = self.open.len(), "publishing channel lost");
                 }
-                ChannelEnd::Returned { sequence } => self.after_return(sequence).await,
+                ChannelEnd::Returned { sequence } => self.after_return(sequence),
             }
             self.take_back_open();
-            let _ = channel.close(200, "OK".into()).await;
+            let _ = timeout(limit, channel.close(200, "OK".into())).await;
+            // A queue or an exchange may have been deleted under our feet: a message for a missing exchange closes the
+            // channel.
+            if let Err(error) = self.link.declare_topology().await {
+                warn!(%error, "the topology could not be declared again");
+            }
             backoff.wait().await;
         }
     }
@@ -208,12 +218,9 @@ impl State {
                     backoff.reset();
                 }
                 Some(request) = next_request(&mut self.again, &mut self.queue), if self.has_room() => {
-                    match self.send(channel, request).await {
-                        Ok(Some(confirm)) => confirms.push(confirm),
-                        Ok(None) => {}
-                        Err(error) => return ChannelEnd::Lost(error),
-                    }
+                    confirms.extend(self.send(channel, request));
                 }
+                // Every publisher is gone since the loop began.
                 else => {}
             }
         }
@@ -225,31 +232,32 @@ impl State {
     }
 
     /// Sends a request; `None` if nobody waits for it any more.
-    async fn send(
-        &mut self,
-        channel: &Channel,
-        request: Request,
-    ) -> lapin::Result<Option<futures_util::future::BoxFuture<'static, (u64, lapin::Result<Confirmation>)>>>
-    {
+    fn send(&mut self, channel: &Channel, request: Request) -> Option<Sent> {
         if request.reply.is_closed() {
-            return Ok(None);
+            return None;
         }
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         self.open_bytes += request.message.body.len();
-        let request = self.open.entry(sequence).or_insert(request);
-        let message = &request.message;
-        let options = BasicPublishOptions { mandatory: true, immediate: false };
-        let confirm: PublisherConfirm = channel
-            .basic_publish(
-                message.exchange.as_str().into(),
-                message.routing_key.as_str().into(),
-                options,
-                &message.body,
-                message.properties(sequence),
-            )
-            .await?;
-        Ok(Some(async move { (sequence, confirm.await) }.boxed()))
+        let (channel, message) = (channel.clone(), request.message.clone());
+        self.open.insert(sequence, request);
+        let mut sent = async move {
+            let options = BasicPublishOptions { mandatory: true, immediate: false };
+            let (exchange, routing_key) =
+                (message.exchange.as_str().into(), message.routing_key.as_str().into());
+            let properties = message.properties(sequence);
+            match channel.basic_publish(exchange, routing_key, options, &message.body, properties).await {
+                Ok(confirm) => (sequence, confirm.await),
+                Err(error) => (sequence, Err(error)),
+            }
+        }
+        .boxed();
+        // lapin numbers a publish and puts it in line when its future is polled first, and is ready when the socket has
+        // taken it: polled here, publishes keep their order, and none waits for the one before it.
+        match (&mut sent).now_or_never() {
+            Some(settled) => Some(ready(settled).boxed()),
+            None => Some(sent),
+        }
     }
 
     /// Takes every confirm that is there. None of them is believed if one carries a return: lapin may have
@@ -270,7 +278,7 @@ impl State {
                     let sequence = id.and_then(|id| id.as_str().parse().ok());
                     return Some(ChannelEnd::Returned { sequence });
                 }
-                Err(error) => return Some(ChannelEnd::Lost(error.clone())),
+                Err(error) => return Some(ChannelEnd::Lost(error.clone().into())),
                 Ok(_) => {}
             }
         }
@@ -298,7 +306,7 @@ impl State {
         }
     }
 
-    async fn after_return(&mut self, sequence: Option<u64>) {
+    fn after_return(&mut self, sequence: Option<u64>) {
         if let Some(request) = sequence.and_then(|sequence| self.open.remove(&sequence)) {
             warn!(
                 exchange = request.message.exchange,
@@ -309,9 +317,6 @@ impl State {
                 exchange: message.exchange.clone(),
                 routing_key: message.routing_key.clone(),
             });
-        }
-        if let Err(error) = self.link.declare_topology().await {
-            warn!(%error, "the topology could not be declared again");
         }
     }
 

@@ -1,0 +1,109 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use broker::{Broker, Confirmed, Health, PublisherConfig, Queue, Topology};
+
+use crate::proxy::Proxy;
+use crate::support::{DEADLINE, config_by_way_of, connect_with, consumer, next, number, server, with_bench};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_when_connections_are_cut_again_and_again() {
+    with_bench(async |bench| {
+        const MESSAGES: usize = 5000;
+        let proxy = Proxy::to(server()).await;
+        let topology = Topology::default().queue(Queue::work(bench.name("work")));
+        let broker = connect_with(config_by_way_of(proxy.address), topology).await;
+        let publisher = broker.publisher(PublisherConfig { window: 200, window_bytes: 1024 * 1024 });
+        let messages: Vec<_> = (0..MESSAGES).map(|number| bench.message("work", number)).collect();
+        let publishing = tokio::spawn(async move { publisher.publish_all(messages).await.map(drop) });
+        let mut consumer = consumer(&broker, &bench, "work", 100);
+        let mut seen = BTreeSet::new();
+        let mut next_cut = MESSAGES / 8;
+        while seen.len() < MESSAGES {
+            let delivery = next(&mut consumer).await;
+            seen.insert(number(&delivery.received.body));
+            delivery.acker.ack(Confirmed::nothing_to_publish());
+            if seen.len() >= next_cut {
+                next_cut += MESSAGES / 8;
+                proxy.cut();
+            }
+        }
+        publishing.await.unwrap().unwrap();
+        drop(consumer);
+        broker.close(DEADLINE).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_is_told_and_found_again() {
+    with_bench(async |bench| {
+        let proxy = Proxy::to(server()).await;
+        proxy.refuse();
+        let topology = Topology::default().queue(Queue::work(bench.name("work")));
+        let broker = Broker::connect(config_by_way_of(proxy.address), topology).unwrap();
+        let [mut publishing, mut consuming] = broker.health();
+        let publisher = broker.publisher(PublisherConfig::default());
+        let mut consumer = consumer(&broker, &bench, "work", 10);
+        let waiting = tokio::spawn({
+            let message = bench.message("work", 1);
+            async move { publisher.publish(message).await.map(drop) }
+        });
+        let is_away = |health: &Health| matches!(health, Health::Disconnected { reason } if reason != "not connected yet");
+        let told = async |health: &mut tokio::sync::watch::Receiver<Health>, what: &str, is: fn(&Health) -> bool| {
+            tokio::time::timeout(DEADLINE, health.wait_for(is)).await.expect(what).unwrap();
+        };
+        tokio::time::timeout(DEADLINE, publishing.wait_for(is_away)).await.expect("away").unwrap();
+
+        proxy.pass();
+        told(&mut publishing, "publishing", |health| *health == Health::Connected).await;
+        told(&mut consuming, "consuming", |health| *health == Health::Connected).await;
+        waiting.await.unwrap().unwrap();
+        next(&mut consumer).await.acker.ack(Confirmed::nothing_to_publish());
+
+        proxy.refuse();
+        told(&mut publishing, "away again", |health| matches!(health, Health::Disconnected { .. })).await;
+        told(&mut consuming, "away again", |health| matches!(health, Health::Disconnected { .. })).await;
+        proxy.pass();
+        told(&mut publishing, "back again", |health| *health == Health::Connected).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_does_not_mix_messages_of_two_channels() {
+    with_bench(async |bench| {
+        let proxy = Proxy::to(server()).await;
+        let topology = Topology::default().queue(Queue::work(bench.name("work")));
+        let broker = connect_with(config_by_way_of(proxy.address), topology.clone()).await;
+        let direct = connect_with(crate::support::config(), topology).await;
+        let messages = (0..20).map(|number| bench.message("work", number));
+        let _proof = direct.publisher(PublisherConfig::default()).publish_all(messages).await.unwrap();
+        let mut consumer = consumer(&broker, &bench, "work", 40);
+        // Wait until the consumer holds all, then give them a second life on another channel.
+        let first = tokio::time::timeout(DEADLINE, consumer.next_batch(1, 1000)).await.unwrap().unwrap();
+        testkit::eventually("all are taken", DEADLINE, async || {
+            (bench.depth("work").await == 0).then_some(())
+        })
+        .await;
+        proxy.cut();
+        drop(first);
+        let mut seen = BTreeSet::new();
+        while seen.len() < 20 {
+            let batch =
+                tokio::time::timeout(DEADLINE, consumer.next_batch(100, 1000)).await.unwrap().unwrap();
+            let all_old = batch.messages().iter().all(|message| !message.redelivered);
+            let all_new = batch.messages().iter().all(|message| message.redelivered);
+            assert!(all_old || all_new, "one channel a batch");
+            if all_new {
+                seen.extend(batch.messages().iter().map(|message| number(&message.body)));
+            }
+            batch.ack(Confirmed::nothing_to_publish());
+        }
+        drop(consumer);
+        broker.close(DEADLINE).await;
+        direct.close(Duration::from_secs(1)).await;
+        assert_eq!(bench.drain("work").await.len(), 0);
+    })
+    .await;
+}

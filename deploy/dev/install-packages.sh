@@ -17,7 +17,7 @@ restore() {
     for unit in "${new_units[@]}"; do
         if [[ -d /run/systemd/system ]]; then
             systemctl --quiet disable "$unit" || true
-        else
+        elif [[ -e /etc/init.d/${unit%.*} ]]; then
             update-rc.d "${unit%.*}" disable || true
         fi
     done

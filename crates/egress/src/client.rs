@@ -20,7 +20,7 @@ use rustls_pki_types::pem::PemObject as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::attempt::{Attempt, AttemptError, Outcome, Response};
-use crate::connect::Connector;
+use crate::connect::{Bounded, Connector};
 use crate::resolve::Resolver;
 
 /// Most headers of a response.
@@ -28,6 +28,16 @@ const MAX_RESPONSE_HEADERS: usize = 100;
 
 /// Most bytes of a response's head.
 const MAX_RESPONSE_HEAD: usize = 64 * 1024;
+
+/// Bytes of one response's body that an HTTP/2 receiver may send ahead of being read.
+const STREAM_WINDOW: u32 = 32 * 1024;
+
+/// The same for one connection: a receiver that floods its answers fills this much memory.
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+
+/// How often an HTTP/2 connection with requests is asked whether it still lives, and how long the answer may take. All
+/// requests to a receiver share one: were it dead unnoticed, they would time out one after another.
+const PING: Duration = Duration::from_secs(3);
 
 /// How requests are made.
 #[derive(Debug, Clone)]
@@ -59,7 +69,7 @@ pub enum EgressError {
     Setup(String),
 }
 
-type Https = legacy::Client<HttpsConnector<Connector>, Full<Bytes>>;
+type Https = legacy::Client<Bounded<HttpsConnector<Connector>>, Full<Bytes>>;
 
 /// Makes requests to receivers. Clones share connections.
 #[derive(Clone)]
@@ -90,6 +100,7 @@ impl Client {
             .enable_http1()
             .enable_http2()
             .wrap_connector(connector);
+        let https = Bounded { inner: https, limit: config.connect_timeout };
         let https = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
@@ -99,6 +110,10 @@ impl Client {
             .http1_max_headers(MAX_RESPONSE_HEADERS)
             .http1_max_buf_size(MAX_RESPONSE_HEAD)
             .http2_max_header_list_size(u32::try_from(MAX_RESPONSE_HEAD).unwrap_or(u32::MAX))
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keep_alive_interval(PING)
+            .http2_keep_alive_timeout(PING)
             .build(https);
         Ok(Self { https, timeout: config.timeout, response_limit: config.response_limit })
     }

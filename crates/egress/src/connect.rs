@@ -37,12 +37,35 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connector = self.clone();
-        Box::pin(async move {
-            let limit = connector.timeout;
-            let late = |_| AttemptError::ConnectTimeout(limit);
-            let stream = timeout(limit, connector.connect(&uri)).await.map_err(late)??;
-            Ok(TokioIo::new(stream))
-        })
+        Box::pin(async move { Ok(TokioIo::new(connector.connect(&uri).await?)) })
+    }
+}
+
+/// Bounds everything that comes before a request: DNS, connection, TLS.
+#[derive(Clone)]
+pub(crate) struct Bounded<S> {
+    pub(crate) inner: S,
+    pub(crate) limit: Duration,
+}
+
+impl<S> Service<Uri> for Bounded<S>
+where
+    S: Service<Uri, Error = Box<dyn StdError + Send + Sync>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let (connecting, limit) = (self.inner.call(uri), self.limit);
+        Box::pin(
+            async move { timeout(limit, connecting).await.map_err(|_| AttemptError::ConnectTimeout(limit))? },
+        )
     }
 }
 

@@ -32,6 +32,8 @@ impl Resolver {
         options.cache_size = CACHED_NAMES;
         options.timeout = ANSWER_TIMEOUT;
         options.attempts = 2;
+        // A receiver's name is whole: it is not tried in the search domains first, whatever `ndots` says there.
+        options.ndots = 0;
         builder.build().map(Self).map_err(|error| error.to_string())
     }
 

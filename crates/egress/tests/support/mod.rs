@@ -1,5 +1,6 @@
 //! A receiver that writes given bytes and then keeps the connection open.
 
+#![expect(clippy::unwrap_used, reason = "what fails in a helper fails its test")]
 #![expect(dead_code, reason = "each test binary uses a part")]
 
 use std::sync::Arc;
@@ -69,8 +70,8 @@ pub(crate) fn loopback() -> AddressPolicy {
     AddressPolicy::with_exceptions(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()])
 }
 
-pub(crate) fn client(addresses: AddressPolicy) -> Client {
-    let config = EgressConfig {
+pub(crate) fn config(addresses: AddressPolicy) -> EgressConfig {
+    EgressConfig {
         timeout: TIMEOUT,
         connect_timeout: TIMEOUT,
         response_limit: LIMIT,
@@ -78,8 +79,11 @@ pub(crate) fn client(addresses: AddressPolicy) -> Client {
         max_idle_per_host: 4,
         addresses,
         ca_file: None,
-    };
-    Client::new(config).unwrap()
+    }
+}
+
+pub(crate) fn client(addresses: AddressPolicy) -> Client {
+    Client::new(config(addresses)).unwrap()
 }
 
 pub(crate) async fn post(client: &Client, url: &str) -> Attempt {

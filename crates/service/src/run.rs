@@ -1,9 +1,12 @@
 //! The start-up story of a service.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::future::Future;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tracing::{error, info};
 
@@ -16,6 +19,12 @@ use crate::telemetry;
 
 /// Exit code for wrong configuration or arguments.
 const WRONG_CONFIGURATION: u8 = 2;
+
+/// The longest wait for blocking work at the end.
+const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
+
+/// How often what was measured is summed up. Without it samples would pile up while nobody reads the metrics.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 /// What a service says of itself.
 #[derive(Debug, Clone, Copy)]
@@ -47,34 +56,38 @@ pub struct Context {
 
 /// Runs a service from its command line to its exit code: arguments and configuration are checked completely
 /// before any port is bound; `service` returns after it was drained.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to its user")]
+#[expect(clippy::print_stderr, reason = "a command line speaks to its user")]
 pub fn run<F, E>(info: ServiceInfo, service: impl FnOnce(Context) -> F) -> ExitCode
 where
     F: Future<Output = Result<(), E>>,
     E: std::fmt::Display,
 {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let environment: BTreeMap<String, String> = std::env::vars().collect();
-    let load = |required| settings::load(&environment, required);
     let refuse = |reason: &dyn std::fmt::Display| {
         eprintln!("{}: {reason}", info.name);
         ExitCode::from(WRONG_CONFIGURATION)
     };
+    let environment = match utf8(std::env::vars_os()) {
+        Ok(environment) => environment,
+        Err(name) => return refuse(&format!("{name}: not UTF-8")),
+    };
+    let load = |required| settings::load(&environment, required);
 
     let settings = match arguments[..] {
         [] => load(info.required),
         ["--help" | "-h"] => {
-            println!("{}", help(info));
+            say(&help(info));
             return ExitCode::SUCCESS;
         }
         ["--version" | "-V"] => {
-            println!("{} {}", info.name, env!("CARGO_PKG_VERSION"));
+            say(&format!("{} {}", info.name, env!("CARGO_PKG_VERSION")));
             return ExitCode::SUCCESS;
         }
         ["--print-config"] => match load(&[]) {
             Ok(settings) => {
-                println!("{}", settings::print(&settings));
+                say(&settings::print(&settings));
                 return ExitCode::SUCCESS;
             }
             Err(error) => Err(error),
@@ -98,7 +111,7 @@ where
         Ok(runtime) => runtime,
         Err(error) => return refuse(&format!("the runtime does not start: {error}")),
     };
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         match start(info, settings, service).await {
             Ok(()) => {
                 info!("stopped");
@@ -109,7 +122,29 @@ where
                 ExitCode::FAILURE
             }
         }
-    })
+    });
+    // Dropped, the runtime would wait for blocking work without bound.
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
+    code
+}
+
+/// Writes to standard output; that nobody reads to the end (`--help | head`) is no failure.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// The environment's variables as text. Others' may be what they like; ours are text, or their name is the error.
+fn utf8(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<BTreeMap<String, String>, String> {
+    let mut environment = BTreeMap::new();
+    for (name, value) in variables {
+        let Ok(name) = name.into_string() else { continue };
+        match value.into_string() {
+            Ok(value) => drop(environment.insert(name, value)),
+            Err(_) if name.starts_with("LOK_") => return Err(name),
+            Err(_) => {}
+        }
+    }
+    Ok(environment)
 }
 
 async fn start<F, E>(
@@ -122,6 +157,13 @@ where
     E: std::fmt::Display,
 {
     let metrics = telemetry::init_metrics().map_err(|error| error.to_string())?;
+    let upkeep = metrics.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(METRICS_UPKEEP).await;
+            upkeep.run_upkeep();
+        }
+    });
     let shutdown = Shutdown::install(settings.shutdown.grace.0).map_err(|error| error.to_string())?;
     let readiness = Readiness::default();
     let stopping = readiness.check("not stopping");
@@ -159,4 +201,21 @@ fn help(info: ServiceInfo) -> String {
         required = required.join("\n"),
         keys = settings::key_table(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use super::*;
+
+    #[test]
+    fn only_our_own_variables_have_to_be_text() {
+        let text = |text: &str| OsString::from(text);
+        let latin1 = OsString::from_vec(vec![b'c', 0xe9]);
+        let foreign = [(text("LANG"), latin1.clone()), (latin1.clone(), text("x")), (text("A"), text("b"))];
+        assert_eq!(utf8(foreign.into_iter()), Ok(BTreeMap::from([("A".to_owned(), "b".to_owned())])));
+        let ours = [(text("LOK__AMQP__PREFIX"), latin1)];
+        assert_eq!(utf8(ours.into_iter()), Err("LOK__AMQP__PREFIX".to_owned()));
+    }
 }

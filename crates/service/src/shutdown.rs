@@ -26,17 +26,18 @@ impl Shutdown {
         let shutdown = Self { soft: CancellationToken::new(), tasks: TaskTracker::new(), grace };
         let soft = shutdown.soft.clone();
         tokio::spawn(async move {
-            for told in ["stopping: taking no more work", "stopping at once"] {
+            let mut signalled = async || {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
                 }
-                info!("{told}");
-                if soft.is_cancelled() {
-                    std::process::exit(1);
-                }
-                soft.cancel();
-            }
+            };
+            signalled().await;
+            info!("stopping: taking no more work");
+            soft.cancel();
+            signalled().await;
+            info!("stopping at once");
+            std::process::exit(1);
         });
         Ok(shutdown)
     }

@@ -8,6 +8,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use domain::DeliveryId;
+use domain::retry::AttemptNumber;
 use tokio::sync::watch;
 
 /// How a claim ended, for those who waited for it.
@@ -15,10 +16,10 @@ use tokio::sync::watch;
 enum End {
     /// Not yet.
     Open,
-    /// Everything the job asked for is durable.
-    Settled,
-    /// The job was given back.
-    Dropped,
+    /// This attempt is recorded, and what follows from it is handed over.
+    HandedOver(AttemptNumber),
+    /// Otherwise: the row tells what is left to do.
+    Over,
 }
 
 /// The deliveries that are being worked on. Clones share them.
@@ -27,7 +28,7 @@ pub(crate) struct Claims {
     open: Arc<Mutex<HashMap<DeliveryId, watch::Receiver<End>>>>,
 }
 
-/// The right to work on a delivery. Dropped unsettled, whoever waits gets it.
+/// The right to work on a delivery. Dropped, whoever waits gets it.
 #[derive(Debug)]
 pub(crate) struct Claim {
     delivery: DeliveryId,
@@ -36,9 +37,9 @@ pub(crate) struct Claim {
 }
 
 impl Claims {
-    /// Waits for the right to work on a delivery; `None` if another job of it was settled meanwhile: then there
-    /// is nothing left to do. Bounded by the time the other takes.
-    pub(crate) async fn claim(&self, delivery: DeliveryId) -> Option<Claim> {
+    /// Waits for the right to work on a delivery; `None` if another job handed over meanwhile what follows from the
+    /// `wanted` attempt: then there is nothing left to do. Bounded by the time the other takes.
+    pub(crate) async fn claim(&self, delivery: DeliveryId, wanted: AttemptNumber) -> Option<Claim> {
         loop {
             let mut other = match self.lock().entry(delivery) {
                 Entry::Occupied(entry) => entry.get().clone(),
@@ -49,7 +50,9 @@ impl Claims {
                 }
             };
             let ended = other.wait_for(|end| *end != End::Open).await.map(|end| *end);
-            if matches!(ended, Ok(End::Settled)) {
+            if let Ok(End::HandedOver(attempt)) = ended
+                && attempt >= wanted
+            {
                 return None;
             }
         }
@@ -68,9 +71,9 @@ impl Claims {
 }
 
 impl Claim {
-    /// Everything the job asked for is durable.
-    pub(crate) fn settle(self) {
-        self.finish(End::Settled);
+    /// What follows from this attempt is handed over, confirmed.
+    pub(crate) fn handed_over(self, attempt: AttemptNumber) {
+        self.finish(End::HandedOver(attempt));
     }
 
     fn finish(&self, end: End) {
@@ -82,7 +85,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         if *self.end.borrow() == End::Open {
-            self.finish(End::Dropped);
+            self.finish(End::Over);
         }
     }
 }
@@ -100,24 +103,40 @@ mod tests {
         DeliveryId::from_uuid(Uuid::from_u128(n))
     }
 
+    const FIRST: AttemptNumber = AttemptNumber::FIRST;
+
+    async fn has_to_wait(waiting: &mut (impl Future<Output = Option<Claim>> + Unpin)) -> bool {
+        timeout(Duration::from_millis(20), waiting).await.is_err()
+    }
+
     #[tokio::test]
-    async fn a_second_job_waits_and_has_nothing_to_do_once_the_first_is_settled() {
+    async fn a_copy_waits_and_has_nothing_to_do_once_the_first_handed_over() {
         let claims = Claims::default();
-        let first = claims.claim(delivery(1)).await.unwrap();
-        let mut second = Box::pin(claims.claim(delivery(1)));
-        assert!(timeout(Duration::from_millis(20), &mut second).await.is_err(), "the second has to wait");
-        first.settle();
-        assert!(second.await.is_none());
+        let first = claims.claim(delivery(1), FIRST).await.unwrap();
+        let mut copy = Box::pin(claims.claim(delivery(1), FIRST));
+        assert!(has_to_wait(&mut copy).await);
+        first.handed_over(FIRST);
+        assert!(copy.await.is_none());
         assert_eq!(claims.len(), 0);
     }
 
     #[tokio::test]
-    async fn a_second_job_goes_on_where_the_first_was_given_back() {
+    async fn the_next_attempt_is_not_taken_for_a_copy() {
         let claims = Claims::default();
-        let first = claims.claim(delivery(1)).await.unwrap();
+        let first = claims.claim(delivery(1), FIRST).await.unwrap();
+        let mut next = Box::pin(claims.claim(delivery(1), FIRST.next()));
+        assert!(has_to_wait(&mut next).await);
+        first.handed_over(FIRST);
+        assert!(next.await.is_some());
+    }
+
+    #[tokio::test]
+    async fn whoever_waited_looks_for_itself_where_the_first_handed_nothing_over() {
+        let claims = Claims::default();
+        let first = claims.claim(delivery(1), FIRST).await.unwrap();
         let second = tokio::spawn({
             let claims = claims.clone();
-            async move { claims.claim(delivery(1)).await }
+            async move { claims.claim(delivery(1), FIRST).await }
         });
         drop(first);
         assert!(second.await.unwrap().is_some());
@@ -127,8 +146,8 @@ mod tests {
     #[tokio::test]
     async fn other_deliveries_are_not_waited_for() {
         let claims = Claims::default();
-        let first = claims.claim(delivery(1)).await;
-        let second = claims.claim(delivery(2)).await;
+        let first = claims.claim(delivery(1), FIRST).await;
+        let second = claims.claim(delivery(2), FIRST).await;
         assert!(first.is_some() && second.is_some());
     }
 }

@@ -30,6 +30,9 @@ use crate::targets::{NoTarget, Target, Targets};
 /// The reason recorded where the event was dropped before its delivery was made.
 const NO_BODY: &str = "the event is no longer kept";
 
+/// The reason recorded where the webhook was disabled in the last moment.
+const DISABLED: &str = "the webhook was disabled before this delivery was made";
+
 /// The reason recorded where the webhook was deleted in the last moment.
 const GONE: &str = "the webhook was deleted before this delivery was made";
 
@@ -64,6 +67,14 @@ impl From<JournalError> for NotDone {
             JournalError::Stopped(_) => Self::Stopping,
         }
     }
+}
+
+/// What working a job off gave: whatever it asked for is committed and confirmed.
+enum Worked {
+    /// The next attempt's job was handed over.
+    HandedOver(Confirmed),
+    /// Anything else.
+    Over(Confirmed),
 }
 
 /// What waiting for a turn gave.
@@ -111,20 +122,26 @@ impl DeliverStage {
         let job = DeliveryJob::decode(received.body.clone())
             .map_err(|error| NotDone::SetAside(error.to_string()))?;
         let taken = if received.redelivered { Taken::Again } else { Taken::First };
-        let Some(claim) = self.claims.claim(job.delivery).await else {
+        let Some(claim) = self.claims.claim(job.delivery, job.attempt).await else {
             return Ok(Confirmed::nothing_to_publish());
         };
-        let proof = match self.wait_for_turn(&job).await {
-            Wait::Turn(turn) => self.with_turn(job, taken, turn).await?,
-            Wait::TooLong => self.outbox.park(&job).await,
-            Wait::Stopping => return Err(NotDone::Stopping),
-        };
-        claim.settle();
-        Ok(proof)
+        let attempt = job.attempt;
+        match self.wait_for_turn(&job, taken).await {
+            Wait::Turn(turn) => match self.with_turn(job, taken, turn).await? {
+                Worked::HandedOver(proof) => {
+                    claim.handed_over(attempt);
+                    Ok(proof)
+                }
+                Worked::Over(proof) => Ok(proof),
+            },
+            Wait::TooLong => Ok(self.outbox.park(&job).await),
+            Wait::Stopping => Err(NotDone::Stopping),
+        }
     }
 
-    /// While the database is away nothing moves: a job that was parked would only come back.
-    async fn wait_for_turn(&self, job: &DeliveryJob) -> Wait {
+    /// While the database is away nothing moves: a job that was parked would only come back. Nor is a job parked whose
+    /// message came back: parked, it would be a fresh message, and nobody would know that it may be half done.
+    async fn wait_for_turn(&self, job: &DeliveryJob, taken: Taken) -> Wait {
         let mut turn = pin!(self.lanes.turn(job.webhook));
         loop {
             tokio::select! {
@@ -133,13 +150,13 @@ impl DeliverStage {
                 turn = &mut turn => return Wait::Turn(turn),
                 () = sleep(self.max_wait) => {}
             }
-            if self.journal.is_available() {
+            if taken == Taken::First && self.journal.is_available() {
                 return Wait::TooLong;
             }
         }
     }
 
-    async fn with_turn(&self, mut job: DeliveryJob, taken: Taken, turn: Turn) -> Result<Confirmed, NotDone> {
+    async fn with_turn(&self, mut job: DeliveryJob, taken: Taken, turn: Turn) -> Result<Worked, NotDone> {
         let state = self.journal.check(job.delivery, job.body.is_none()).await?;
         match decide(job.attempt, taken, state.as_ref()) {
             Decision::Attempt { number, revision } => {
@@ -150,25 +167,25 @@ impl DeliverStage {
                 };
                 self.attempt(&job, revision, body, turn).await
             }
-            Decision::HandOver { recorded } => Ok(self.hand_over(job, recorded).await),
+            Decision::HandOver { recorded } => Ok(Worked::HandedOver(self.hand_over(&job, recorded).await)),
             Decision::Abandon(reason) => self.abandon(&job, reason).await,
             Decision::Nothing => {
                 debug!(delivery.id = %job.delivery, attempt = job.attempt.get(), "nothing left to do");
-                Ok(Confirmed::nothing_to_publish())
+                Ok(Worked::Over(Confirmed::nothing_to_publish()))
             }
         }
     }
 
-    async fn abandon(&self, job: &DeliveryJob, reason: &'static str) -> Result<Confirmed, NotDone> {
+    async fn abandon(&self, job: &DeliveryJob, reason: &'static str) -> Result<Worked, NotDone> {
         self.journal.abandon(job.delivery, reason).await?;
         info!(delivery.id = %job.delivery, webhook.id = %job.webhook, reason, "delivery abandoned");
         counter!("deliveries_total", "status" => "abandoned").increment(1);
-        Ok(Confirmed::nothing_to_publish())
+        Ok(Worked::Over(Confirmed::nothing_to_publish()))
     }
 
     /// What follows from an attempt that is recorded already.
-    async fn hand_over(&self, job: DeliveryJob, recorded: AttemptNumber) -> Confirmed {
-        let next = DeliveryJob { attempt: recorded.next(), ..job };
+    async fn hand_over(&self, job: &DeliveryJob, recorded: AttemptNumber) -> Confirmed {
+        let next = DeliveryJob { attempt: recorded.next(), ..job.clone() };
         match self.schedule.delay_after(recorded) {
             Some(delay) => self.outbox.retry(&next, delay).await,
             // The schedule became shorter since: the last attempt is made now.
@@ -182,16 +199,19 @@ impl DeliverStage {
         revision: i64,
         body: Bytes,
         turn: Turn,
-    ) -> Result<Confirmed, NotDone> {
+    ) -> Result<Worked, NotDone> {
         let target = match self.targets.get(job.webhook, revision, &self.journal).await {
             Ok(target) => target,
             Err(NoTarget::Gone) => return self.abandon(job, GONE).await,
             Err(NoTarget::Secret(reason)) => {
                 error!(webhook.id = %job.webhook, %reason, "cannot sign for this webhook; its deliveries wait");
-                return Ok(self.outbox.park(job).await);
+                return Ok(Worked::Over(self.outbox.park(job).await));
             }
             Err(NoTarget::Journal(error)) => return Err(error.into()),
         };
+        if !target.active {
+            return self.abandon(job, DISABLED).await;
+        }
         let made = self.send(job, &target, body).await?;
         drop(turn);
 
@@ -199,21 +219,31 @@ impl DeliverStage {
         let next = next_step(job.attempt, verdict, &self.schedule);
         let error = describe_failure(&made.outcome);
         if !self.journal.record(self.record(job, made, next, error.clone())).await? {
-            debug!(delivery.id = %job.delivery, "another dispatcher recorded this attempt");
-            return Ok(Confirmed::nothing_to_publish());
+            return self.after_another(job).await;
         }
         Ok(match next {
             NextStep::Succeed => {
                 counter!("deliveries_total", "status" => "success").increment(1);
-                Confirmed::nothing_to_publish()
+                Worked::Over(Confirmed::nothing_to_publish())
             }
             NextStep::Retry { attempt, delay } => {
-                self.outbox.retry(&DeliveryJob { attempt, ..job.clone() }, delay).await
+                Worked::HandedOver(self.outbox.retry(&DeliveryJob { attempt, ..job.clone() }, delay).await)
             }
             NextStep::Fail => {
                 counter!("deliveries_total", "status" => "failed").increment(1);
-                self.outbox.dead(job, &error.unwrap_or_default()).await
+                Worked::Over(self.outbox.dead(job, &error.unwrap_or_default()).await)
             }
+        })
+    }
+
+    /// Another dispatcher recorded this attempt: both had the job because a channel was lost. It may be unable to hand
+    /// over what follows, and this message may be the one that is left.
+    async fn after_another(&self, job: &DeliveryJob) -> Result<Worked, NotDone> {
+        debug!(delivery.id = %job.delivery, "another dispatcher recorded this attempt");
+        let state = self.journal.check(job.delivery, false).await?;
+        Ok(match decide(job.attempt, Taken::Again, state.as_ref()) {
+            Decision::HandOver { recorded } => Worked::HandedOver(self.hand_over(job, recorded).await),
+            _ => Worked::Over(Confirmed::nothing_to_publish()),
         })
     }
 

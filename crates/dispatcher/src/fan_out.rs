@@ -1,6 +1,7 @@
 //! From stored events to delivery jobs.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use backends::{Availability, Chain};
@@ -184,10 +185,17 @@ impl<'a> Chunk<'a> {
     fn add(&mut self, event: &'a Event, webhook: WebhookId) {
         let (fan_out, _) = event;
         let id = DeliveryId::of(fan_out.id, webhook);
-        // An event may stand twice in a batch; one statement may not insert a row twice.
-        if self.events.insert(id, (event, webhook)).is_none() {
-            let event_type = fan_out.event_type;
-            self.deliveries.push(NewDelivery { id, webhook, event: fan_out.id, event_type });
+        // An event may stand twice in a batch; one statement may not insert a row twice. The copy that came back is
+        // the one that counts.
+        let (_, taken) = event;
+        match self.events.entry(id) {
+            Entry::Vacant(entry) => {
+                entry.insert((event, webhook));
+                let event_type = fan_out.event_type;
+                self.deliveries.push(NewDelivery { id, webhook, event: fan_out.id, event_type });
+            }
+            Entry::Occupied(mut entry) if *taken == Taken::Again => drop(entry.insert((event, webhook))),
+            Entry::Occupied(_) => {}
         }
     }
 }

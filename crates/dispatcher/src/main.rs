@@ -25,6 +25,7 @@ use domain::webhook_url::{Schemes, UrlPolicy};
 use egress::{Client, EgressConfig};
 use service::{Context, ServiceInfo, Settings};
 use store::Store;
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use wire::Names;
 
@@ -76,12 +77,18 @@ async fn dispatch(context: Context) -> anyhow::Result<()> {
 
     let stages =
         Stages { settings: &settings, store, broker: &broker, client, clock, background: &background };
-    stages.start(&shutdown);
+    let (mut fan_out, mut deliver) = stages.start(&shutdown);
 
-    stopping.cancelled().await;
+    // Left to itself, a stage ends only by a panic. Then the process ends too: its messages come back.
+    let ended_early = tokio::select! {
+        () = stopping.cancelled() => Ok(()),
+        ended = &mut fan_out => ended,
+        ended = &mut deliver => ended,
+    };
+    stopping.cancel();
     shutdown.drained().await;
     broker.close(settings.shutdown.grace.0).await;
-    Ok(())
+    ended_early.context("a stage panicked")
 }
 
 /// What the stages are made of.
@@ -96,7 +103,7 @@ struct Stages<'a> {
 
 impl Stages<'_> {
     /// Starts both stages. They end after `shutdown` said so, when their work is done.
-    fn start(self, shutdown: &service::Shutdown) {
+    fn start(self, shutdown: &service::Shutdown) -> (JoinHandle<()>, JoinHandle<()>) {
         let (delivery, tasks, stopping) = (&self.settings.delivery, shutdown.tasks(), shutdown.soft());
         let names = Arc::new(backends::names(self.settings));
         let availability = Availability::default();
@@ -105,11 +112,12 @@ impl Stages<'_> {
         let fan_out = self.fan_out(&names, &availability, outbox(self.publisher()));
         let consumer = self.consumer(names.fan_out_queue(), delivery.fan_out_prefetch);
         self.background.spawn(fan_out.subscriptions.clone().follow_changes(stopping.clone()));
-        tasks.spawn(fan_out.run(consumer, stopping.clone()));
+        let fanning_out = tasks.spawn(fan_out.run(consumer, stopping.clone()));
 
         let deliver = self.deliver(&names, &availability, outbox(self.publisher()), stopping.clone());
         let consumer = self.consumer(names.deliver_queue(), delivery.prefetch);
-        tasks.spawn(Arc::new(deliver).run(consumer, tasks.clone()));
+        let delivering = tasks.spawn(Arc::new(deliver).run(consumer, tasks.clone()));
+        (fanning_out, delivering)
     }
 
     fn fan_out(&self, names: &Arc<Names>, availability: &Availability, outbox: Outbox) -> FanOutStage {

@@ -15,6 +15,8 @@ use crate::journal::{Journal, JournalError};
 #[derive(Debug)]
 pub(crate) struct Target {
     revision: i64,
+    /// Whether it takes events.
+    pub(crate) active: bool,
     /// Where requests go, or why the URL may not be requested any more: policies change.
     pub(crate) uri: Result<Uri, String>,
     /// Signs requests.
@@ -72,6 +74,11 @@ impl Targets {
                 url.url().as_str().parse().map_err(|error| format!("the webhook's URL: {error}"))
             });
         let previous = loaded.previous_secret.as_ref().map(|(secret, until)| (secret, *until));
-        Target { revision: loaded.revision, uri, signer: Signer::new(&loaded.secret, previous) }
+        Target {
+            revision: loaded.revision,
+            active: loaded.active,
+            uri,
+            signer: Signer::new(&loaded.secret, previous),
+        }
     }
 }

@@ -23,17 +23,9 @@ pub(crate) trait MayPass: Error + Send + Sync {
 }
 
 impl MayPass for StoreError {
-    /// What is wrong with the database itself is not the event's fault, and someone will mend it: a schema that is
-    /// being changed, rights that were taken away, partitions that nobody made.
+    /// Only a refused statement is the event's fault.
     fn may_pass(&self) -> bool {
-        const OF_THE_DATABASE: [&str; 3] = ["does not exist", "permission denied", "must be owner"];
-        match self {
-            Self::Query(error) => {
-                let message = error.to_string();
-                OF_THE_DATABASE.iter().any(|text| message.contains(text))
-            }
-            _ => true,
-        }
+        self.is_retryable() || !matches!(self, Self::Query(_))
     }
 }
 

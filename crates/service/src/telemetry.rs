@@ -11,6 +11,9 @@ use crate::settings::LogFormat;
 /// The default filter. lapin logs whole returned messages, bodies included: its state is told by `broker`.
 const DEFAULT_FILTER: &str = "info,lapin=off,actix_server=warn,actix_web=warn";
 
+/// What may never log more, whatever is asked for: these log bodies, statements with their parameters, and headers.
+const QUIET: &str = "lapin=off,tokio_postgres=info,h2=info,hyper=info,hyper_util=info";
+
 /// Telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -26,7 +29,7 @@ pub enum TelemetryError {
 pub fn init_logs(format: LogFormat, filter: Option<&str>) -> Result<(), TelemetryError> {
     let filter = match filter.filter(|filter| !filter.is_empty()) {
         None => EnvFilter::new(DEFAULT_FILTER),
-        Some(filter) => EnvFilter::try_new(format!("{filter},lapin=off"))
+        Some(filter) => EnvFilter::try_new(format!("{filter},{QUIET}"))
             .map_err(|error| TelemetryError::Filter(error.to_string()))?,
     };
     let time = ChronoUtc::new("%Y-%m-%dT%H:%M:%S%.3fZ".to_owned());

@@ -33,9 +33,18 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the same call may succeed later.
+    /// Whether the same call may succeed later. What is wrong with the database itself is not the caller's fault, and
+    /// someone will mend it: partitions that nobody made, a schema that is being changed, rights that were taken away.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        const OF_THE_DATABASE: [&str; 3] = ["does not exist", "permission denied", "must be owner"];
+        match self {
+            Self::Unavailable { .. } | Self::NoPartition => true,
+            Self::Query(error) => {
+                let message = error.to_string();
+                OF_THE_DATABASE.iter().any(|text| message.contains(text))
+            }
+            Self::Configuration { .. } | Self::Secret(_) | Self::NoRandomness(_) => false,
+        }
     }
 }
 

@@ -53,6 +53,8 @@ pub struct WebhookTarget {
     pub id: WebhookId,
     /// What this is valid for.
     pub revision: i64,
+    /// Whether it takes events.
+    pub active: bool,
     /// Where events go.
     pub url: String,
     /// Signs requests.
@@ -219,6 +221,7 @@ impl Row {
             previous_secret: self.previous_secret(keys)?,
             id: WebhookId::from_uuid(self.id),
             revision: self.revision,
+            active: self.active,
             url: self.url,
         })
     }

@@ -1,6 +1,6 @@
 //! `kill -9` at any instant loses nothing; duplicates are only those that the crash explains.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use domain::EventType::BookingCreated;
 use testkit::{Event, Receiver, Stack, Webhook};
@@ -9,6 +9,9 @@ use crate::support::{by_event_id, settled};
 
 /// Deliveries of one test.
 const EVENTS: usize = 2_000;
+
+/// The longest time from a request to the record of it, on a machine that does everything else at once.
+const RECORDED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Webhooks that share them.
 const WEBHOOKS: usize = 10;
@@ -70,10 +73,13 @@ async fn a_dispatcher_killed_under_load_loses_nothing_and_repeats_only_what_was_
             && !again.is_empty()
         {
             assert!(again.len() == 1, "{id} came {} times", requests.len());
-            // What the killed process had sent and not recorded came before its end, and again after it.
+            // Either the killed process had sent it and not recorded it; or the killed process had handed the job over
+            // and not said so, the job was there twice, and both copies were sent before either was recorded.
+            let between = again[0].arrived.saturating_duration_since(first.arrived);
+            assert!(again[0].arrived >= before, "{id}: a duplicate before the crash");
             assert!(
-                first.arrived <= after && again[0].arrived >= before,
-                "{id}: a duplicate without a crash"
+                first.arrived <= after || between < RECORDED_WITHIN,
+                "{id}: a duplicate that the crash does not explain: again {between:?} after the first"
             );
         }
     }

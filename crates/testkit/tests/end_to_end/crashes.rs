@@ -87,7 +87,9 @@ async fn a_dispatcher_killed_under_load_loses_nothing_and_repeats_only_what_was_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_ingest_killed_under_load_loses_nothing_and_repeats_nothing() {
-    let mut stack = Stack::builder().start().await;
+    // Small groups: all at once, the events would be stored before the first is delivered.
+    let builder = Stack::builder().env("LOK__INGEST__PREFETCH", "20").env("LOK__INGEST__BATCH_EVENTS", "10");
+    let mut stack = builder.start().await;
     let receiver = Receiver::start().await;
     let (webhooks, events) = load(&stack, &receiver).await;
     let mut ingest = stack.ingests.remove(0);

@@ -1,7 +1,10 @@
 //! What can go wrong with the database, named for what it means to the caller.
 
+mod control;
+
+use deadpool::managed::PoolError;
+use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
-use diesel_async::pooled_connection::deadpool::PoolError;
 
 /// A query failed.
 #[derive(Debug, thiserror::Error)]
@@ -36,68 +39,79 @@ impl StoreError {
     /// Whether the same call may succeed later. What is wrong with the database itself is not the caller's fault, and
     /// someone will mend it: partitions that nobody made, a schema that is being changed, rights that were taken away.
     pub fn is_retryable(&self) -> bool {
-        const OF_THE_DATABASE: [&str; 3] = ["does not exist", "permission denied", "must be owner"];
         match self {
             Self::Unavailable { .. } | Self::NoPartition => true,
-            Self::Query(error) => {
-                let message = error.to_string();
-                OF_THE_DATABASE.iter().any(|text| message.contains(text))
-            }
+            Self::Query(error) => is_known_to_be_of(&OF_THE_SCHEMA, error),
             Self::Configuration { .. } | Self::Secret(_) | Self::NoRandomness(_) => false,
         }
+    }
+
+    /// Whether only a try tells if the statement is refused or the database is in trouble:
+    /// [`crate::Store::takes_events`]. diesel passes on the SQLSTATE of a few errors only, and the texts of the others
+    /// are in the language of the server.
+    pub fn is_in_doubt(&self) -> bool {
+        let in_doubt = matches!(self, Self::Query(DieselError::DatabaseError(DatabaseErrorKind::Unknown, _)));
+        in_doubt && !self.is_retryable()
     }
 }
 
 impl From<DieselError> for StoreError {
     fn from(error: DieselError) -> Self {
         match &error {
+            // What a row must not be has a name, save this.
             DieselError::DatabaseError(DatabaseErrorKind::CheckViolation, info)
-                if info.message().starts_with("no partition of relation") =>
+                if info.constraint_name().is_none() =>
             {
                 Self::NoPartition
             }
-            DieselError::DatabaseError(kind, info) if is_transient(*kind, info.message()) => {
-                Self::Unavailable { reason: info.message().to_owned() }
-            }
+            DieselError::DatabaseError(
+                DatabaseErrorKind::ClosedConnection
+                | DatabaseErrorKind::SerializationFailure
+                | DatabaseErrorKind::ReadOnlyTransaction
+                | DatabaseErrorKind::UnableToSendCommand,
+                info,
+            ) => Self::Unavailable { reason: info.message().to_owned() },
             DieselError::BrokenTransactionManager | DieselError::RollbackErrorOnCommit { .. } => {
                 Self::Unavailable { reason: error.to_string() }
             }
+            _ if is_known_to_be_of(&OF_THE_SERVER, &error) => Self::Unavailable { reason: error.to_string() },
             _ => Self::Query(error),
         }
     }
 }
 
-/// Whether the server, not the statement, is the trouble. PostgreSQL's message is looked at because diesel
-/// passes on the SQLSTATE of a few errors only.
-fn is_transient(kind: DatabaseErrorKind, message: &str) -> bool {
-    const TRANSIENT: [&str; 15] = [
-        "connection closed",
-        "error communicating with the server",
-        "terminating connection",
-        "the database system is",
-        "canceling statement due to",
-        "deadlock detected",
-        "could not serialize access",
-        "read-only transaction",
-        "No space left on device",
-        "could not extend file",
-        "out of memory",
-        "too many clients",
-        "remaining connection slots are reserved",
-        "server closed the connection",
-        "db error: FATAL",
-    ];
-    match kind {
-        DatabaseErrorKind::ClosedConnection
-        | DatabaseErrorKind::SerializationFailure
-        | DatabaseErrorKind::ReadOnlyTransaction
-        | DatabaseErrorKind::UnableToSendCommand => true,
-        _ => TRANSIENT.iter().any(|text| message.contains(text)),
+/// English texts of what is wrong with the server, not with the statement. They spare a try, no more: see
+/// [`StoreError::is_in_doubt`].
+const OF_THE_SERVER: [&str; 12] = [
+    "terminating connection",
+    "the database system is",
+    "canceling statement due to",
+    "deadlock detected",
+    "could not serialize access",
+    "read-only transaction",
+    "No space left on device",
+    "could not extend file",
+    "out of memory",
+    "too many clients",
+    "remaining connection slots are reserved",
+    "db error: FATAL",
+];
+
+/// English texts of what is wrong with the schema.
+const OF_THE_SCHEMA: [&str; 3] = ["does not exist", "permission denied", "must be owner"];
+
+/// Whether one of these texts is in a message of which diesel does not tell the kind.
+fn is_known_to_be_of(texts: &[&str], error: &DieselError) -> bool {
+    match error {
+        DieselError::DatabaseError(DatabaseErrorKind::Unknown, info) => {
+            texts.iter().any(|text| info.message().contains(text))
+        }
+        _ => false,
     }
 }
 
-impl From<PoolError> for StoreError {
-    fn from(error: PoolError) -> Self {
+impl From<PoolError<ConnectionError>> for StoreError {
+    fn from(error: PoolError<ConnectionError>) -> Self {
         Self::Unavailable { reason: error.to_string() }
     }
 }

@@ -1,24 +1,29 @@
 //! Connections.
 
+mod live;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use deadpool::managed::Pool;
 use diesel::{ConnectionError, ConnectionResult, sql_query};
-use diesel_async::pooled_connection::deadpool::{Object, Pool};
-use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig};
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _};
-use futures_util::FutureExt as _;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use tokio::time::timeout;
+use tokio_postgres::Client;
 use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::encryption::SecretKeys;
 use crate::error::StoreError;
+use crate::pool::live::LiveManager;
+
+pub(crate) use live::Connection;
 
 /// Plans that do not depend on statistics. Every statement finds its rows by an index, a batch's rows one by one; the
 /// planner would choose so too if its statistics were always true. But a day's partition is empty when it is planned
@@ -47,7 +52,7 @@ pub struct StoreConfig {
     pub connect_timeout: Duration,
     /// Longest wait for a connection from the pool.
     pub acquire_timeout: Duration,
-    /// Longest run of one statement.
+    /// Longest run of one statement. The server ends it; a server that is stopped is given up some seconds later.
     pub statement_timeout: Duration,
     /// PEM certificates to trust instead of the platform's.
     pub ca_file: Option<PathBuf>,
@@ -65,7 +70,8 @@ impl fmt::Debug for StoreConfig {
 /// The database as a service holds it. Clones share the pool.
 #[derive(Clone)]
 pub struct Store {
-    pool: Pool<AsyncPgConnection>,
+    pool: Pool<LiveManager>,
+    acquire_timeout: Duration,
     pub(crate) connector: Arc<Connector>,
     pub(crate) keys: SecretKeys,
 }
@@ -76,34 +82,27 @@ impl fmt::Debug for Store {
     }
 }
 
-pub(crate) type Connection = Object<AsyncPgConnection>;
-
 impl Store {
     /// Prepares a pool; connects when the first connection is needed.
     #[expect(clippy::needless_pass_by_value, reason = "the URL holds a password: nobody needs it afterwards")]
     pub fn new(config: StoreConfig, keys: SecretKeys) -> Result<Self, StoreError> {
-        let (pool_size, acquire) = (config.pool_size, config.acquire_timeout);
+        let (pool_size, acquire_timeout) = (config.pool_size, config.acquire_timeout);
         let connector = Arc::new(Connector::new(&config)?);
-        let mut manager = ManagerConfig::default();
-        let dial = connector.clone();
-        manager.custom_setup = Box::new(move |_| {
-            let dial = dial.clone();
-            async move { dial.connect().await }.boxed()
-        });
-        let manager = AsyncDieselConnectionManager::<AsyncPgConnection>::new_with_config("", manager);
+        let manager = LiveManager::new(connector.clone(), config.statement_timeout);
         let pool = Pool::builder(manager)
             .max_size(pool_size)
-            .wait_timeout(Some(acquire))
-            .create_timeout(Some(acquire))
-            .recycle_timeout(Some(acquire))
-            .runtime(deadpool::Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::Unavailable { reason: error.to_string() })?;
-        Ok(Self { pool, connector, keys })
+        Ok(Self { pool, acquire_timeout, connector, keys })
     }
 
+    /// A connection that works. One limit for everything that takes time: waiting for one that is free, asking it for a
+    /// sign of life, opening another instead.
     pub(crate) async fn connection(&self) -> Result<Connection, StoreError> {
-        Ok(self.pool.get().await?)
+        let limit = self.acquire_timeout;
+        let late = |_| StoreError::Unavailable { reason: format!("no connection within {limit:?}") };
+        let object = timeout(limit, self.pool.get()).await.map_err(late)??;
+        Ok(Connection::from(object))
     }
 
     /// Asks the database for a sign of life.
@@ -147,12 +146,8 @@ impl Connector {
         Ok(Self { config, tls, connect_timeout: settings.connect_timeout })
     }
 
+    /// A connection of its own.
     pub(crate) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
-        let bad = |error: tokio_postgres::Error| {
-            // The error's own text leaves out what the server said.
-            let reason = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
-            ConnectionError::BadConnection(reason)
-        };
         let connecting = async {
             if let Some(tls) = &self.tls {
                 let (client, connection) = self.config.connect(tls.clone()).await.map_err(bad)?;
@@ -162,10 +157,54 @@ impl Connector {
                 AsyncPgConnection::try_from_client_and_connection(client, connection).await
             }
         };
+        self.in_time(connecting).await
+    }
+
+    /// A connection that is closed when `end` does; statements that wait for an answer then fail.
+    pub(crate) async fn connect_until(
+        &self,
+        end: impl Future<Output = ()> + Send + 'static,
+    ) -> ConnectionResult<AsyncPgConnection> {
+        let connecting = async {
+            let client = match &self.tls {
+                Some(tls) => self.client_until(tls.clone(), end).await?,
+                None => self.client_until(tokio_postgres::NoTls, end).await?,
+            };
+            AsyncPgConnection::try_from(client).await
+        };
+        self.in_time(connecting).await
+    }
+
+    async fn client_until<T>(
+        &self,
+        tls: T,
+        end: impl Future<Output = ()> + Send + 'static,
+    ) -> ConnectionResult<Client>
+    where
+        T: MakeTlsConnect<tokio_postgres::Socket, Stream: Send + 'static>,
+    {
+        let (client, connection) = self.config.connect(tls).await.map_err(bad)?;
+        tokio::spawn(async move {
+            tokio::select! {
+                // The client is told of errors too.
+                _ = connection => {}
+                () = end => {}
+            }
+        });
+        Ok(client)
+    }
+
+    async fn in_time<T>(&self, connecting: impl Future<Output = ConnectionResult<T>>) -> ConnectionResult<T> {
         let limit = self.connect_timeout;
         let late = |_| ConnectionError::BadConnection(format!("no answer within {limit:?}"));
         timeout(limit, connecting).await.map_err(late)?
     }
+}
+
+fn bad(error: tokio_postgres::Error) -> ConnectionError {
+    // The error's own text leaves out what the server said.
+    let reason = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
+    ConnectionError::BadConnection(reason)
 }
 
 fn tls(ca_file: Option<&std::path::Path>) -> Result<MakeRustlsConnect, String> {

@@ -4,49 +4,65 @@ use std::future::Future;
 use std::sync::Arc;
 
 use broker::Backoff;
-use store::StoreError;
+use store::{Store, StoreError};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::judge::{Judge, Judgement};
+
 /// Whether the database took the last statement. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Availability(Arc<watch::Sender<bool>>);
-
-impl Default for Availability {
-    fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(true)))
-    }
+pub struct Availability {
+    store: Store,
+    is_available: Arc<watch::Sender<bool>>,
 }
 
 impl Availability {
-    /// Whether the database took the last statement.
-    pub fn is_available(&self) -> bool {
-        *self.0.borrow()
+    /// Of the database behind this store.
+    pub fn new(store: &Store) -> Self {
+        Self { store: store.clone(), is_available: Arc::new(watch::Sender::new(true)) }
     }
 
-    /// Runs a statement until the database takes it, or refuses it for good: the error is never a retryable one.
-    /// Waits between tries; one log line a change of state. Ends only by the database's answer: whoever may not
-    /// wait drops the future.
+    /// Whether the database took the last statement.
+    pub fn is_available(&self) -> bool {
+        *self.is_available.borrow()
+    }
+
+    /// Runs a statement until the database takes it, or refuses it for good: the error is never the database's own
+    /// trouble. Waits between tries; one log line a change of state. Ends only by the database's answer: whoever may
+    /// not wait drops the future.
     pub async fn until_available<T, F>(&self, mut run: impl FnMut() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut judge) = (Backoff::default(), Judge::new(&self.store));
         loop {
-            match run().await {
-                Err(error) if error.is_retryable() => {
-                    if self.0.send_replace(false) {
-                        warn!(%error, "the database takes no statements; trying again");
-                    }
-                    backoff.wait().await;
-                }
-                answered => {
-                    if !self.0.send_replace(true) {
-                        info!("the database takes statements again");
-                    }
+            let answered = run().await;
+            let Err(error) = &answered else {
+                self.set_available();
+                return answered;
+            };
+            match judge.judge(error).await {
+                Judgement::Trouble => self.set_unavailable(error),
+                Judgement::Doubt => {}
+                Judgement::Refusal => {
+                    self.set_available();
                     return answered;
                 }
             }
+            backoff.wait().await;
+        }
+    }
+
+    fn set_unavailable(&self, error: &StoreError) {
+        if self.is_available.send_replace(false) {
+            warn!(error = %Chain(error), "the database takes no statements; trying again");
+        }
+    }
+
+    fn set_available(&self) {
+        if !self.is_available.send_replace(true) {
+            info!("the database takes statements again");
         }
     }
 }

@@ -46,9 +46,9 @@ async fn ingest(context: Context) -> anyhow::Result<()> {
     let Context { settings, readiness, shutdown, clock } = context;
     let stopping = shutdown.soft();
     let (database_check, broker_check) = (readiness.check("database"), readiness.check("broker"));
-    let retry = Retry::new(readiness.check("events get through"), stopping.clone());
 
     let store = backends::store(&settings, INFO.name)?;
+    let retry = Retry::new(store.clone(), readiness.check("events get through"), stopping.clone());
     if !backends::schema_known(&store, &database_check, stopping).await? {
         return Ok(());
     }

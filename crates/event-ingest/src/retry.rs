@@ -4,11 +4,11 @@ use std::error::Error;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use backends::Chain;
+use backends::{Chain, Judge, Judgement};
 use broker::{Backoff, PublishError};
 use domain::id::NoRandomness;
 use service::Check;
-use store::StoreError;
+use store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 /// The service stops: what was tried in vain is left where it is, to come again.
@@ -16,34 +16,38 @@ use tokio_util::sync::CancellationToken;
 #[error("the service is stopping")]
 pub(crate) struct Stopping;
 
-/// Errors that say whether the same call may succeed once the servers are well again.
+/// Errors of which it can be told whether the same call may succeed once the servers are well again.
 pub(crate) trait MayPass: Error + Send + Sync {
-    /// Whether it may.
-    fn may_pass(&self) -> bool;
+    /// What to do after it.
+    fn judge(&self, judge: &mut Judge<'_>) -> impl Future<Output = Judgement> + Send;
 }
 
 impl MayPass for StoreError {
     /// Only a refused statement is the event's fault.
-    fn may_pass(&self) -> bool {
-        self.is_retryable() || !matches!(self, Self::Query(_))
+    async fn judge(&self, judge: &mut Judge<'_>) -> Judgement {
+        match self {
+            Self::Query(_) => judge.judge(self).await,
+            _ => Judgement::Trouble,
+        }
     }
 }
 
 impl MayPass for PublishError {
-    fn may_pass(&self) -> bool {
-        true
+    async fn judge(&self, _: &mut Judge<'_>) -> Judgement {
+        Judgement::Trouble
     }
 }
 
 impl MayPass for NoRandomness {
-    fn may_pass(&self) -> bool {
-        true
+    async fn judge(&self, _: &mut Judge<'_>) -> Judgement {
+        Judgement::Trouble
     }
 }
 
 /// Tries until it works, and has the readiness check fail meanwhile. Clones share the check.
 #[derive(Debug, Clone)]
 pub(crate) struct Retry {
+    store: Store,
     stuck: Arc<Mutex<Tally>>,
     stopping: CancellationToken,
 }
@@ -56,10 +60,11 @@ struct Tally {
 }
 
 impl Retry {
-    /// Tries until `stopping`; the check fails while anything has to be tried again.
-    pub(crate) fn new(check: Check, stopping: CancellationToken) -> Self {
+    /// Tries until `stopping`; the check fails while anything has to be tried again. The store's statements are what is
+    /// tried.
+    pub(crate) fn new(store: Store, check: Check, stopping: CancellationToken) -> Self {
         check.pass();
-        Self { stuck: Arc::new(Mutex::new(Tally { stuck: 0, check })), stopping }
+        Self { store, stuck: Arc::new(Mutex::new(Tally { stuck: 0, check })), stopping }
     }
 
     /// Runs until it succeeds or fails for good, with growing waits between the tries.
@@ -74,18 +79,23 @@ impl Retry {
         E: MayPass,
         F: Future<Output = Result<T, E>>,
     {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut judge) = (Backoff::default(), Judge::new(&self.store));
         let mut stuck = None;
         loop {
-            match run().await {
-                Err(error) if error.may_pass() => {
+            let error = match run().await {
+                Ok(answer) => return Ok(Ok(answer)),
+                Err(error) => error,
+            };
+            match error.judge(&mut judge).await {
+                Judgement::Trouble => {
                     stuck.get_or_insert_with(|| Stuck::new(self, &error));
-                    tokio::select! {
-                        () = self.stopping.cancelled() => return Err(Stopping),
-                        () = backoff.wait() => {}
-                    }
                 }
-                answered => return Ok(answered),
+                Judgement::Doubt => {}
+                Judgement::Refusal => return Ok(Err(error)),
+            }
+            tokio::select! {
+                () = self.stopping.cancelled() => return Err(Stopping),
+                () = backoff.wait() => {}
             }
         }
     }
@@ -120,13 +130,20 @@ impl Drop for Stuck<'_> {
 
 #[cfg(test)]
 mod tests {
-    use service::Readiness;
+    use service::{Readiness, Settings};
 
     use super::*;
 
+    /// A store of no database: what is tried here is none of its statements.
+    fn no_store() -> Store {
+        let mut settings = Settings::default();
+        settings.database.url = Some(service::values::Secret::new("postgres://localhost/none"));
+        backends::store(&settings, "tests").unwrap()
+    }
+
     fn retry() -> (Readiness, CancellationToken, Retry) {
         let (readiness, stopping) = (Readiness::default(), CancellationToken::new());
-        let retry = Retry::new(readiness.check("events get through"), stopping.clone());
+        let retry = Retry::new(no_store(), readiness.check("events get through"), stopping.clone());
         (readiness, stopping, retry)
     }
 
@@ -165,9 +182,11 @@ mod tests {
         assert!(readiness.report().0);
     }
 
-    #[test]
-    fn trouble_of_the_database_is_not_the_events_fault() {
-        assert!(StoreError::NoPartition.may_pass());
-        assert!(StoreError::Unavailable { reason: "gone".into() }.may_pass());
+    #[tokio::test]
+    async fn trouble_of_the_database_is_not_the_events_fault() {
+        let store = no_store();
+        for trouble in [StoreError::NoPartition, StoreError::Unavailable { reason: "gone".into() }] {
+            assert_eq!(trouble.judge(&mut Judge::new(&store)).await, Judgement::Trouble, "{trouble}");
+        }
     }
 }

@@ -150,10 +150,12 @@ impl Connector {
     pub(crate) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
         let connecting = async {
             if let Some(tls) = &self.tls {
-                let (client, connection) = self.config.connect(tls.clone()).await.map_err(bad)?;
+                let (client, connection) =
+                    self.config.connect(tls.clone()).await.map_err(|error| bad(&error))?;
                 AsyncPgConnection::try_from_client_and_connection(client, connection).await
             } else {
-                let (client, connection) = self.config.connect(tokio_postgres::NoTls).await.map_err(bad)?;
+                let (client, connection) =
+                    self.config.connect(tokio_postgres::NoTls).await.map_err(|error| bad(&error))?;
                 AsyncPgConnection::try_from_client_and_connection(client, connection).await
             }
         };
@@ -183,7 +185,7 @@ impl Connector {
     where
         T: MakeTlsConnect<tokio_postgres::Socket, Stream: Send + 'static>,
     {
-        let (client, connection) = self.config.connect(tls).await.map_err(bad)?;
+        let (client, connection) = self.config.connect(tls).await.map_err(|error| bad(&error))?;
         tokio::spawn(async move {
             tokio::select! {
                 // The client is told of errors too.
@@ -201,9 +203,9 @@ impl Connector {
     }
 }
 
-fn bad(error: tokio_postgres::Error) -> ConnectionError {
+fn bad(error: &tokio_postgres::Error) -> ConnectionError {
     // The error's own text leaves out what the server said.
-    let reason = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
+    let reason = std::error::Error::source(error).map_or(error.to_string(), ToString::to_string);
     ConnectionError::BadConnection(reason)
 }
 

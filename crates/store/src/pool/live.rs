@@ -37,7 +37,9 @@ impl Manager for LiveManager {
     async fn create(&self) -> Result<Live, ConnectionError> {
         let in_use = InUse::default();
         let end = in_use.clone().longer_than(self.limit);
-        Ok(Live { connection: self.connector.connect_until(end).await?, in_use })
+        // Boxed: connecting takes more room than anything else that a statement's future holds.
+        let connection = Box::pin(self.connector.connect_until(end)).await?;
+        Ok(Live { connection, in_use })
     }
 
     async fn recycle(&self, live: &mut Live, _: &Metrics) -> RecycleResult<ConnectionError> {

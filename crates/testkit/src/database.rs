@@ -10,6 +10,7 @@ use store::{SecretKeys, Store, StoreConfig};
 use tokio_postgres::{Client, NoTls};
 use url::Url;
 
+use crate::servers::Servers;
 use crate::{cleanup, run_id, servers};
 
 /// What every template's name starts with; a hash of the migrations and the day follow.
@@ -26,6 +27,7 @@ pub const SECRET_KEYS: &str = "test:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=
 
 /// A migrated database that is dropped at the end.
 pub struct TestDatabase {
+    servers: Servers,
     url: Url,
     name: String,
 }
@@ -39,24 +41,28 @@ impl fmt::Debug for TestDatabase {
 impl TestDatabase {
     /// Clones a database from the migrated template, which is made when it does not exist yet.
     pub async fn create() -> Self {
-        let server = servers::database_url();
-        let admin = connect(&server).await;
+        Self::create_on(&Servers::shared()).await
+    }
+
+    /// The same on these servers.
+    pub async fn create_on(servers: &Servers) -> Self {
+        let admin = connect(servers.database_url()).await;
         sweep(&admin).await;
-        let template = template(&server, &admin).await;
-        Self::create_on(&server, &admin, &format!("TEMPLATE {template}")).await
+        let template = template(servers.database_url(), &admin).await;
+        Self::create_with(servers, &admin, &format!("TEMPLATE {template}")).await
     }
 
     /// Creates a database without any table.
     pub async fn create_empty() -> Self {
-        let server = servers::database_url();
-        let admin = connect(&server).await;
-        Self::create_on(&server, &admin, "").await
+        let servers = Servers::shared();
+        let admin = connect(servers.database_url()).await;
+        Self::create_with(&servers, &admin, "").await
     }
 
-    async fn create_on(server: &Url, admin: &Client, options: &str) -> Self {
+    async fn create_with(servers: &Servers, admin: &Client, options: &str) -> Self {
         let name = format!("{DATABASE_PREFIX}{}", run_id::new());
         execute(admin, &format!("CREATE DATABASE {name} {options}")).await;
-        Self { url: with_database(server, &name), name }
+        Self { url: with_database(servers.database_url(), &name), name, servers: servers.clone() }
     }
 
     /// The URL, for a service's `LOK__DATABASE__URL`.
@@ -77,7 +83,10 @@ impl TestDatabase {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        let (server, name) = (servers::database_url(), self.name.clone());
+        if !self.servers.are_shared() {
+            return;
+        }
+        let (server, name) = (self.servers.database_url().clone(), self.name.clone());
         cleanup::run("a test database", async move {
             let admin = try_connect(&server).await.map_err(|error| error.to_string())?;
             let statement = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");

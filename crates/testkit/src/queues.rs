@@ -9,10 +9,11 @@ use tokio_postgres::{Client, NoTls};
 use wire::Names;
 
 use crate::eventually::DEADLINE;
+use crate::servers::Servers;
 use crate::{cleanup, run_id, servers};
 
 /// Where the names of all queues in use are written down: the broker's protocol has no listing. It is in the database
-/// that [`servers::DATABASE_VARIABLE`] names.
+/// that [`servers::DATABASE_VARIABLE`] names. Private servers need none: they are not swept, they go.
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS testkit_queues (
     run text PRIMARY KEY, exchange text NOT NULL, queues text[] NOT NULL)";
 
@@ -22,6 +23,7 @@ const LEDGER_LOCK: i64 = 0x6c6f_6b72_6f6f_6d03;
 /// Queue names that no other test uses, and the topology behind them. Its queues and exchange are deleted at the end.
 #[derive(Debug)]
 pub struct TestQueues {
+    servers: Servers,
     run: String,
     prefix: String,
     retry_delays: Vec<Duration>,
@@ -31,8 +33,17 @@ pub struct TestQueues {
 impl TestQueues {
     /// Reserves a prefix. Nothing is declared: services do that.
     pub async fn reserve(retry_delays: Vec<Duration>, park_delay: Duration) -> Self {
+        Self::reserve_on(&Servers::shared(), retry_delays, park_delay).await
+    }
+
+    /// The same on these servers.
+    pub async fn reserve_on(servers: &Servers, retry_delays: Vec<Duration>, park_delay: Duration) -> Self {
         let run = run_id::new();
-        let queues = Self { prefix: format!("t_{run}."), run, retry_delays, park_delay };
+        let queues =
+            Self { servers: servers.clone(), prefix: format!("t_{run}."), run, retry_delays, park_delay };
+        if !servers.are_shared() {
+            return queues;
+        }
         let ledger = Ledger::open().await.unwrap_or_else(|reason| panic!("{reason}"));
         if let Err(reason) = ledger.sweep().await {
             panic!("queues of killed runs could not be swept: {reason}");
@@ -64,6 +75,9 @@ impl TestQueues {
 
 impl Drop for TestQueues {
     fn drop(&mut self) {
+        if !self.servers.are_shared() {
+            return;
+        }
         let (run, exchange, queues) = (self.run.clone(), self.names().events_exchange(), self.queue_names());
         cleanup::run("a test's queues", async move {
             delete(&exchange, &queues).await?;
@@ -92,8 +106,13 @@ async fn delete(exchange: &str, queues: &[String]) -> Result<(), String> {
 
 /// A connection to the broker that declares this topology.
 pub fn connect(topology: broker::Topology) -> Broker {
+    connect_to(&servers::amqp_url(), topology)
+}
+
+/// The same to the broker at this URL.
+pub fn connect_to(url: &str, topology: broker::Topology) -> Broker {
     let config = BrokerConfig {
-        url: servers::amqp_url(),
+        url: url.to_owned(),
         name: "testkit".to_owned(),
         heartbeat: Duration::from_secs(30),
         connect_timeout: DEADLINE,
@@ -101,8 +120,7 @@ pub fn connect(topology: broker::Topology) -> Broker {
         backoff: Backoff::default(),
         ca_file: None,
     };
-    Broker::connect(config, topology)
-        .unwrap_or_else(|error| panic!("{} is of no use: {error}", servers::AMQP_VARIABLE))
+    Broker::connect(config, topology).unwrap_or_else(|error| panic!("the broker's URL is of no use: {error}"))
 }
 
 /// The queues in use, by the run that uses them.

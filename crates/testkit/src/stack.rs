@@ -7,7 +7,6 @@ use broker::{Broker, Message, Publisher, PublisherConfig};
 use domain::EventType;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
-use url::Url;
 
 use crate::binary::{Binary, Service};
 use crate::database::{SECRET_KEYS, TestDatabase};
@@ -15,8 +14,10 @@ use crate::event::Event;
 use crate::eventually::DEADLINE;
 use crate::fault_proxy::FaultProxy;
 use crate::http_client::{ApiClient, HttpClient};
+use crate::private_servers::PrivateServers;
 use crate::queues::{self, TestQueues};
-use crate::{run_id, servers, token};
+use crate::servers::Servers;
+use crate::{run_id, token};
 
 /// What a test's stack is made of.
 #[derive(Debug, Clone)]
@@ -25,6 +26,7 @@ pub struct StackBuilder {
     ingests: usize,
     dispatchers: usize,
     behind_proxies: bool,
+    on_private_servers: bool,
     environment: BTreeMap<String, String>,
 }
 
@@ -58,6 +60,13 @@ impl StackBuilder {
         self
     }
 
+    /// On a PostgreSQL and a RabbitMQ of the test's own instead of the shared ones: see [`Stack::servers`].
+    #[must_use]
+    pub fn private_servers(mut self) -> Self {
+        self.on_private_servers = true;
+        self
+    }
+
     /// With this environment variable for every service.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -67,12 +76,17 @@ impl StackBuilder {
 
     /// Starts everything and waits until it is ready.
     pub async fn start(self) -> Stack {
-        let database = TestDatabase::create().await;
-        let (mut database_url, mut amqp_url) = (database.url().to_owned(), servers::amqp_url());
+        let mut private_servers = None;
+        if self.on_private_servers {
+            private_servers = Some(PrivateServers::start().await);
+        }
+        let servers = private_servers.as_ref().map_or_else(Servers::shared, PrivateServers::servers);
+        let database = TestDatabase::create_on(&servers).await;
+        let (mut database_url, mut amqp_url) = (database.url().to_owned(), servers.amqp_url().to_owned());
         let (mut database_proxy, mut amqp_proxy) = (None, None);
         if self.behind_proxies {
-            database_proxy = Some(put_behind_proxy(&mut database_url, 5432).await);
-            amqp_proxy = Some(put_behind_proxy(&mut amqp_url, 5672).await);
+            database_proxy = Some(FaultProxy::put_before(&mut database_url, 5432).await);
+            amqp_proxy = Some(FaultProxy::put_before(&mut amqp_url, 5672).await);
         }
         let (hs256_secret, ingest_token) = (random_text(), random_text());
         let mut environment = BTreeMap::from(
@@ -94,9 +108,9 @@ impl StackBuilder {
         );
         environment.extend(self.environment);
 
-        let queues = reserve_queues(&environment).await;
+        let queues = reserve_queues(&servers, &environment).await;
         environment.insert("LOK__AMQP__PREFIX".to_owned(), queues.prefix().to_owned());
-        let broker = queues::connect(queues.topology());
+        let broker = queues::connect_to(servers.amqp_url(), queues.topology());
         let publisher = broker.publisher(PublisherConfig::default());
 
         let start = |name: &str| Binary::new(name).envs(&environment).spawn();
@@ -116,29 +130,19 @@ impl StackBuilder {
             amqp_proxy,
             queues,
             database,
+            private_servers,
         };
         stack.wait_ready().await;
         stack
     }
 }
 
-/// Starts a proxy to the server that `url` names, and makes `url` name the proxy.
-async fn put_behind_proxy(url: &mut String, default_port: u16) -> FaultProxy {
-    let mut parsed: Url = url.parse().expect("the server's URL is valid");
-    let host = parsed.host_str().expect("the server's URL has a host");
-    let proxy = FaultProxy::start(format!("{host}:{}", parsed.port().unwrap_or(default_port))).await;
-    parsed.set_host(Some("127.0.0.1")).expect("the URL can have a host");
-    parsed.set_port(Some(proxy.address().port())).expect("the URL can have a port");
-    *url = parsed.into();
-    proxy
-}
-
 /// Reserves a prefix for the topology that services with this environment declare.
-async fn reserve_queues(environment: &BTreeMap<String, String>) -> TestQueues {
+async fn reserve_queues(servers: &Servers, environment: &BTreeMap<String, String>) -> TestQueues {
     let settings = service::settings::load(environment, &[]);
     let delivery = settings.unwrap_or_else(|error| panic!("the test's settings: {error}")).delivery;
     let retry_delays = delivery.retry_delays.0.iter().map(|delay| delay.0).collect();
-    TestQueues::reserve(retry_delays, delivery.park_delay.0).await
+    TestQueues::reserve_on(servers, retry_delays, delivery.park_delay.0).await
 }
 
 /// 256 random bits as text.
@@ -170,6 +174,7 @@ pub struct Stack {
     queues: TestQueues,
     /// The database.
     pub database: TestDatabase,
+    private_servers: Option<PrivateServers>,
 }
 
 impl fmt::Debug for Stack {
@@ -206,6 +211,7 @@ impl Stack {
             ingests: 1,
             dispatchers: 1,
             behind_proxies: false,
+            on_private_servers: false,
             environment: BTreeMap::new(),
         }
     }
@@ -264,6 +270,11 @@ impl Stack {
     pub fn ingest(&self) -> ApiClient {
         let url = self.ingest_urls.first().expect("this stack has an event-ingest");
         ApiClient::new(self.http.clone(), url).bearer(&self.ingest_token)
+    }
+
+    /// The servers of this stack alone.
+    pub fn servers(&self) -> &PrivateServers {
+        self.private_servers.as_ref().expect("this stack is on private servers")
     }
 
     /// The proxy between the services and the database.

@@ -7,6 +7,7 @@ mod delivered_request;
 mod duplicates;
 mod guide_code;
 mod outages;
+mod private_servers;
 mod retries;
 mod routing;
 mod secrets_in_logs;

@@ -1,0 +1,111 @@
+//! Servers of a test's own can be killed and wiped, and leave nothing behind.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use broker::{Broker, Message, PublisherConfig, Topology};
+use domain::EventType::BookingCreated;
+use testkit::{DEADLINE, Event, PrivateServer, Receiver, ServerKind, Stack, eventually, queues};
+use wire::Names;
+
+use crate::support::{root, settled};
+
+const MESSAGES: usize = 200;
+
+fn topology() -> Topology {
+    wire::topology::topology(
+        &Names::new("own.".to_owned()),
+        &[Duration::from_secs(60)],
+        Duration::from_secs(5),
+    )
+}
+
+fn connect(server: &PrivateServer) -> Broker {
+    queues::connect_to(server.url().as_str(), topology())
+}
+
+async fn eventually_holds(server: &PrivateServer, count: usize) {
+    let broker = connect(server);
+    let queue = Names::new("own.".to_owned()).deliver_queue();
+    eventually(&format!("{queue} holds {count} messages"), DEADLINE, async || {
+        let depth = broker.inspector().depth(&queue).await.ok()??;
+        (usize::try_from(depth) == Ok(count)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_broker_of_ones_own_survives_kill_9_with_its_messages_and_has_none_when_wiped() {
+    let server = PrivateServer::rabbitmq().await;
+    let queue = Names::new("own.".to_owned()).deliver_queue();
+    let messages = (0..MESSAGES).map(|n| Message::to_queue(&queue, n.to_string().into()));
+    let published = connect(&server).publisher(PublisherConfig::default()).publish_all(messages).await;
+    let _ = published.expect("the broker takes messages");
+
+    server.kill9().await;
+    server.start_again().await;
+    eventually_holds(&server, MESSAGES).await;
+
+    server.stop().await;
+    server.wipe().await;
+    server.start_again().await;
+    // Declared anew by whoever connects: with a message in it that was not there before, nothing else is.
+    let fresh = connect(&server).publisher(PublisherConfig::default());
+    let _ = fresh.publish(Message::to_queue(&queue, "new".into())).await.expect("the same user may publish");
+    eventually_holds(&server, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stack_on_servers_of_its_own_goes_on_when_they_are_killed_paused_and_started_again() {
+    let mut stack = Stack::builder().private_servers().behind_proxies().start().await;
+    let receiver = Receiver::start().await;
+    let webhook = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
+    for kind in [ServerKind::Postgres, ServerKind::Rabbitmq] {
+        let server = stack.servers().get(kind);
+        server.kill9().await;
+        server.start_again().await;
+        server.pause().await;
+        server.resume().await;
+    }
+    for service in stack.services() {
+        service.wait_ready(DEADLINE).await;
+    }
+    stack.publish(&Event::example(BookingCreated).to("user_1")).await;
+    receiver.until(1).await;
+    settled(&stack, &webhook, 1).await;
+}
+
+/// The folder that `private-server.sh` writes about when it is ready.
+async fn folder(mut child: std::process::Child) -> PathBuf {
+    let answers = child.stdout.take().expect("standard output is piped");
+    let line = tokio::task::spawn_blocking(move || {
+        use std::io::BufRead as _;
+        std::io::BufReader::new(answers).lines().next()
+    });
+    let line = line.await.expect("reading does not panic").expect("a line").expect("the line is text");
+    PathBuf::from(line.split(' ').nth(1).expect("ready DIRECTORY URL"))
+}
+
+#[tokio::test]
+async fn a_server_is_removed_when_it_is_dropped_and_when_its_test_is_killed() {
+    let dropped = PrivateServer::postgres().await;
+    let directory = dropped.log_directory();
+    assert!(directory.exists());
+    drop(dropped);
+    assert!(!directory.exists());
+
+    // The process that holds the script's standard input, and nothing else, stands for the test.
+    let mut test = Command::new("sleep").arg("600").stdout(Stdio::piped()).spawn().expect("sleep runs");
+    let mut script = Command::new(root().join("deploy/dev/private-server.sh"));
+    script
+        .arg("postgres")
+        .stdin(test.stdout.take().expect("standard output is piped"))
+        .stdout(Stdio::piped());
+    let directory = folder(script.spawn().expect("the script runs")).await;
+    assert!(directory.join("postgres").exists());
+    let running = || Path::new(&directory).exists();
+    test.kill().expect("sleep is ours");
+    test.wait().expect("sleep is ours");
+    eventually("server and folder are removed", DEADLINE, async || (!running()).then_some(())).await;
+}

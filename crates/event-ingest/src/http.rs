@@ -101,7 +101,7 @@ pub(crate) fn start(
     .max_connections(MAX_CONNECTIONS)
     .client_request_timeout(HEAD_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
-    .shutdown_timeout(shutdown.grace().as_secs())
+    .shutdown_timeout(shutdown.draining().as_secs())
     .disable_signals()
     .bind(address)
     .with_context(|| {

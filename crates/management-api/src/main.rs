@@ -55,7 +55,7 @@ fn check(settings: &Settings) -> Result<(), String> {
 
 async fn serve(context: Context) -> anyhow::Result<()> {
     let Context { settings, readiness, shutdown, clock } = context;
-    let (stopping, grace) = (shutdown.soft(), shutdown.grace());
+    let stopping = shutdown.soft();
     let (database_check, broker_check) = (readiness.check("database"), readiness.check("broker"));
 
     let verifier = Verifier::new(&settings.auth)?;
@@ -68,7 +68,7 @@ async fn serve(context: Context) -> anyhow::Result<()> {
     tokio::spawn(backends::watch_broker(broker.clone(), broker_check, stopping.clone()));
 
     let api = web::Data::new(api(&settings, verifier, store, &broker, clock));
-    let (server, address) = server::bind(api, grace, stopping.clone())?;
+    let (server, address) = server::bind(api, shutdown.draining(), stopping.clone())?;
     let handle = server.handle();
     let mut server = tokio::spawn(server);
     info!(%address, "listening");
@@ -80,7 +80,7 @@ async fn serve(context: Context) -> anyhow::Result<()> {
             server.await?.context("the HTTP server did not stop")?;
         }
     }
-    broker.close(grace).await;
+    broker.close(shutdown.remaining()).await;
     Ok(())
 }
 

@@ -8,20 +8,17 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::admin;
 use crate::clock::Clock;
 use crate::readiness::Readiness;
 use crate::settings::{self, Settings};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{self, Shutdown};
 use crate::telemetry;
 
 /// Exit code for wrong configuration or arguments.
 const WRONG_CONFIGURATION: u8 = 2;
-
-/// The longest wait for blocking work at the end.
-const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
 
 /// How often what was measured is summed up. Without it samples would pile up while nobody reads the metrics.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -124,7 +121,7 @@ where
         }
     });
     // Dropped, the runtime would wait for blocking work without bound.
-    runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
+    runtime.shutdown_timeout(shutdown::ENDING);
     code
 }
 
@@ -173,14 +170,20 @@ where
     let (admin, bound) =
         admin::start(address, readiness.clone(), metrics).map_err(|error| error.to_string())?;
     info!(service = info.name, version = env!("CARGO_PKG_VERSION"), admin = %bound, "starting");
-    let soft = shutdown.soft().clone();
+    let (soft, over) = (shutdown.soft().clone(), shutdown.clone());
     tokio::spawn(async move {
         soft.cancelled().await;
         stopping.fail("stopping");
     });
 
     let context = Context { settings, readiness, shutdown, clock: Clock::system() };
-    let result = service(context).await.map_err(|error| format!("{error:#}"));
+    let result = tokio::select! {
+        ended = service(context) => ended.map_err(|error| format!("{error:#}")),
+        () = over.over() => {
+            warn!("grace period over; leaving what does not end");
+            Ok(())
+        }
+    };
     admin.stop(false).await;
     result
 }

@@ -174,6 +174,13 @@ settings! {
         /// Longest time without asking again, in case a notification was lost.
         max_age: Span = Span::secs(30),
     }
+    /// Putting back what has lost its message.
+    recovery: Recovery {
+        /// The time between two looks.
+        interval: Span = Span::secs(5),
+        /// How long, beyond the time of an attempt, what should have been looked at may be late before it counts as lost.
+        slack: Span = Span::secs(20),
+    }
     /// How bearer tokens of the management API are checked.
     auth: Auth {
         /// Secret of HS256 tokens.
@@ -213,7 +220,7 @@ settings! {
     }
     /// Going down.
     shutdown: Shutdown {
-        /// Longest wait for what is under way after SIGTERM.
+        /// From SIGTERM to the end of the process, at most; a dispatcher's is longer than delivery.timeout.
         grace: Span = Span::secs(15),
     }
 }
@@ -228,6 +235,13 @@ pub enum LogFormat {
     Text,
 }
 
+/// Bodies and batches are held in memory.
+const MAX_BODY: u64 = 1024 * 1024 * 1024;
+
+fn bytes(size: Size) -> u64 {
+    u64::try_from(size.0).unwrap_or(u64::MAX)
+}
+
 impl Settings {
     /// What is out of bounds, each with its key.
     fn out_of_bounds(&self) -> Vec<(&'static str, String)> {
@@ -239,9 +253,13 @@ impl Settings {
         };
         bound("database.pool_size", self.database.pool_size.into(), 1, 1000);
         bound("api.workers", self.api.workers.into(), 1, 256);
+        bound("api.max_connections", self.api.max_connections.into(), 1, 1_000_000);
+        bound("api.body_limit", bytes(self.api.body_limit), 1024, MAX_BODY);
         bound("ingest.prefetch", self.ingest.prefetch.into(), 1, 60_000);
         bound("ingest.batch_events", self.ingest.batch_events.into(), 1, 10_000);
+        bound("ingest.batch_bytes", bytes(self.ingest.batch_bytes), 1024, MAX_BODY);
         bound("ingest.http_max_events", self.ingest.http_max_events.into(), 1, 10_000);
+        bound("ingest.http_body_limit", bytes(self.ingest.http_body_limit), 1024, MAX_BODY);
         bound("delivery.max_in_flight", self.delivery.max_in_flight.into(), 1, 100_000);
         bound(
             "delivery.max_in_flight_per_webhook",
@@ -251,6 +269,8 @@ impl Settings {
         );
         bound("delivery.prefetch", self.delivery.prefetch.into(), 1, 60_000);
         bound("delivery.fan_out_prefetch", self.delivery.fan_out_prefetch.into(), 1, 1000);
+        bound("cache.subscriptions", self.cache.subscriptions.into(), 1, 100_000_000);
+        bound("cache.webhooks", self.cache.webhooks.into(), 1, 100_000_000);
         bound("limits.webhooks_per_user", self.limits.webhooks_per_user.into(), 1, 100_000);
         bound("limits.events_per_webhook", self.limits.events_per_webhook.into(), 1, 1000);
         bound("retention.days", self.retention.days.into(), 1, 3650);
@@ -261,11 +281,23 @@ impl Settings {
             }
         };
         let day = Span(Duration::from_hours(24));
+        span("database.connect_timeout", self.database.connect_timeout, Span::millis(10), Span::secs(300));
+        span("database.acquire_timeout", self.database.acquire_timeout, Span::millis(10), Span::secs(300));
         span("delivery.timeout", self.delivery.timeout, Span::millis(1), Span::secs(300));
         span("delivery.park_delay", self.delivery.park_delay, Span::millis(10), Span::secs(3600));
+        span("recovery.interval", self.recovery.interval, Span::millis(100), Span::secs(3600));
+        span("recovery.slack", self.recovery.slack, Span::secs(1), day);
         span("amqp.heartbeat", self.amqp.heartbeat, Span::secs(1), Span::secs(3600));
+        span("amqp.connect_timeout", self.amqp.connect_timeout, Span::millis(10), Span::secs(300));
+        span("amqp.publish_timeout", self.amqp.publish_timeout, Span::millis(10), Span::secs(3600));
         span("database.statement_timeout", self.database.statement_timeout, Span::millis(10), day);
+        span("api.request_timeout", self.api.request_timeout, Span::millis(10), Span::secs(300));
         span("ingest.http_timeout", self.ingest.http_timeout, Span::millis(10), Span::secs(300));
+        span("egress.connect_timeout", self.egress.connect_timeout, Span::millis(1), Span::secs(300));
+        span("egress.idle_timeout", self.egress.idle_timeout, Span::millis(1), Span::secs(3600));
+        span("delivery.max_wait", self.delivery.max_wait, Span::millis(1), Span::secs(3600));
+        span("cache.max_age", self.cache.max_age, Span::millis(10), Span::secs(3600));
+        span("shutdown.grace", self.shutdown.grace, Span::secs(1), Span::secs(3600));
         for delay in &self.delivery.retry_delays.0 {
             span("delivery.retry_delays", *delay, Span::millis(1), Span::secs(7 * 86_400));
         }

@@ -188,7 +188,7 @@ pub fn key_table() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::values::Span;
+    use crate::values::{Size, Span};
 
     fn environment(variables: &[(&str, &str)]) -> BTreeMap<String, String> {
         variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -292,6 +292,33 @@ mod tests {
             error(&[("LOK__DATABASE__POOL_SIZE", "0")]),
             "LOK__DATABASE__POOL_SIZE: must be 1 to 1000, is 0"
         );
+    }
+
+    #[test]
+    fn no_wait_and_no_capacity_may_be_nothing() {
+        /// Nothing is a choice: no leeway, no bodies inline, no response kept.
+        const MAY_BE_NOTHING: [&str; 3] = ["auth.leeway", "delivery.inline_body", "delivery.response_limit"];
+        let defaults = as_table(&Settings::default());
+        let mut refused = 0;
+        for key in KEYS {
+            let (path, default) =
+                (format!("{}.{}", key.section, key.name), &defaults[key.section].get(key.name));
+            let nothing = match default {
+                Some(toml::Value::Integer(_)) => "0",
+                Some(toml::Value::String(text)) if text.parse::<Span>().is_ok() => "0s",
+                Some(toml::Value::String(text)) if text.parse::<Size>().is_ok() => "0B",
+                _ => continue,
+            };
+            let loaded = load(&environment(&[(&variable(&path), nothing)]), &[]);
+            if MAY_BE_NOTHING.contains(&path.as_str()) {
+                loaded.unwrap();
+                continue;
+            }
+            let message = loaded.expect_err(&path).to_string();
+            assert!(message.starts_with(&format!("{}: must be ", variable(&path))), "{message}");
+            refused += 1;
+        }
+        assert!(refused > 25, "{refused}");
     }
 
     #[test]

@@ -8,11 +8,12 @@ use backends::Chain;
 use broker::{Confirmed, Consumer, Delivery, Received};
 use bytes::Bytes;
 use domain::Timestamp;
+use domain::protocol::{DELETED, DISABLED, Decision, Fence, Taken, Ticket, decide};
 use domain::retry::{AttemptNumber, NextStep, Schedule, Verdict, next_step};
 use egress::{AttemptError, Client, Outcome};
 use metrics::{counter, gauge, histogram};
 use service::Clock;
-use store::{AttemptRecord, AttemptResult};
+use store::{AttemptRecord, AttemptResult, Deferral, Reissue};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,26 +21,21 @@ use tracing::{debug, error, info};
 use wire::DeliveryJob;
 
 use crate::claims::Claims;
-use crate::decide::{Decision, Taken, decide};
 use crate::journal::{Journal, JournalError};
 use crate::lanes::{Lanes, Turn};
 use crate::outbox::Outbox;
+use crate::reconcile::Probes;
 use crate::request;
 use crate::targets::{NoTarget, Target, Targets};
 
 /// The reason recorded where the event was dropped before its delivery was made.
 const NO_BODY: &str = "the event is no longer kept";
 
-/// The reason recorded where the webhook was disabled in the last moment.
-const DISABLED: &str = "the webhook was disabled before this delivery was made";
-
-/// The reason recorded where the webhook was deleted in the last moment.
-const GONE: &str = "the webhook was deleted before this delivery was made";
-
 /// The stage that makes attempts.
 pub(crate) struct DeliverStage {
     pub(crate) journal: Journal,
     pub(crate) outbox: Outbox,
+    pub(crate) probes: Probes,
     pub(crate) claims: Claims,
     pub(crate) lanes: Lanes,
     pub(crate) targets: Targets,
@@ -108,6 +104,9 @@ impl DeliverStage {
 
     async fn take(self: Arc<Self>, delivery: Delivery) {
         let Delivery { received, acker } = delivery;
+        if self.probes.take(&received).await {
+            return acker.ack(Confirmed::nothing_to_publish());
+        }
         match self.work_off(&received).await {
             Ok(proof) => acker.ack(proof),
             Err(NotDone::Stopping) => acker.requeue(),
@@ -122,10 +121,10 @@ impl DeliverStage {
         let job = DeliveryJob::decode(received.body.clone())
             .map_err(|error| NotDone::SetAside(error.to_string()))?;
         let taken = if received.redelivered { Taken::Again } else { Taken::First };
-        let Some(claim) = self.claims.claim(job.delivery, job.attempt).await else {
+        let Some(claim) = self.claims.claim(job.delivery, job.ticket.attempt).await else {
             return Ok(Confirmed::nothing_to_publish());
         };
-        let attempt = job.attempt;
+        let attempt = job.ticket.attempt;
         match self.wait_for_turn(&job, taken).await {
             Wait::Turn(turn) => match self.with_turn(job, taken, turn).await? {
                 Worked::HandedOver(proof) => {
@@ -134,7 +133,7 @@ impl DeliverStage {
                 }
                 Worked::Over(proof) => Ok(proof),
             },
-            Wait::TooLong => Ok(self.outbox.park(&job).await),
+            Wait::TooLong => self.park(&job).await,
             Wait::Stopping => Err(NotDone::Stopping),
         }
     }
@@ -158,19 +157,22 @@ impl DeliverStage {
 
     async fn with_turn(&self, mut job: DeliveryJob, taken: Taken, turn: Turn) -> Result<Worked, NotDone> {
         let state = self.journal.check(job.delivery, job.body.is_none()).await?;
-        match decide(job.attempt, taken, state.as_ref()) {
+        match decide(job.ticket, taken, state.as_ref().map(|state| &state.row)) {
             Decision::Attempt { number, revision } => {
-                job.attempt = number;
+                job.ticket.attempt = number;
                 let stored_body = state.and_then(|state| state.body);
                 let Some(body) = job.body.clone().or(stored_body) else {
                     return self.abandon(&job, NO_BODY).await;
                 };
                 self.attempt(&job, revision, body, turn).await
             }
-            Decision::HandOver { recorded } => Ok(Worked::HandedOver(self.hand_over(&job, recorded).await)),
+            Decision::HandOver { recorded } => {
+                let seen = state.map_or(job.ticket.fence, |state| state.row.fence);
+                self.hand_over(&job, recorded, seen).await
+            }
             Decision::Abandon(reason) => self.abandon(&job, reason).await,
             Decision::Nothing => {
-                debug!(delivery.id = %job.delivery, attempt = job.attempt.get(), "nothing left to do");
+                debug!(delivery.id = %job.delivery, attempt = job.ticket.attempt.get(), "nothing left to do");
                 Ok(Worked::Over(Confirmed::nothing_to_publish()))
             }
         }
@@ -183,14 +185,37 @@ impl DeliverStage {
         Ok(Worked::Over(Confirmed::nothing_to_publish()))
     }
 
-    /// What follows from an attempt that is recorded already.
-    async fn hand_over(&self, job: &DeliveryJob, recorded: AttemptNumber) -> Confirmed {
-        let next = DeliveryJob { attempt: recorded.next(), ..job.clone() };
-        match self.schedule.delay_after(recorded) {
+    /// What follows from an attempt that is recorded already. Its job may exist, and is issued anew: `seen` is the
+    /// row's fence.
+    async fn hand_over(
+        &self,
+        job: &DeliveryJob,
+        recorded: AttemptNumber,
+        seen: Fence,
+    ) -> Result<Worked, NotDone> {
+        let delay = self.schedule.delay_after(recorded);
+        let due = self.clock.now() + delay.unwrap_or_default();
+        let reissue = Reissue { delivery: job.delivery, recorded, fence: seen, due };
+        let Some(fence) = self.journal.reissue(reissue).await? else {
+            return Ok(Worked::Over(Confirmed::nothing_to_publish()));
+        };
+        let next = DeliveryJob { ticket: Ticket { attempt: recorded.next(), fence }, ..job.clone() };
+        Ok(Worked::HandedOver(match delay {
             Some(delay) => self.outbox.retry(&next, delay).await,
             // The schedule became shorter since: the last attempt is made now.
             None => self.outbox.deliver([next]).await,
-        }
+        }))
+    }
+
+    /// Gives a job's place in the prefetch window back, unless the job counts no more.
+    async fn park(&self, job: &DeliveryJob) -> Result<Confirmed, NotDone> {
+        let until = self.clock.now() + self.outbox.park_delay();
+        let deferral = Deferral { delivery: job.delivery, ticket: job.ticket, until };
+        Ok(if self.journal.defer(deferral).await? {
+            self.outbox.park(job).await
+        } else {
+            Confirmed::nothing_to_publish()
+        })
     }
 
     async fn attempt(
@@ -202,10 +227,10 @@ impl DeliverStage {
     ) -> Result<Worked, NotDone> {
         let target = match self.targets.get(job.webhook, revision, &self.journal).await {
             Ok(target) => target,
-            Err(NoTarget::Gone) => return self.abandon(job, GONE).await,
+            Err(NoTarget::Gone) => return self.abandon(job, DELETED).await,
             Err(NoTarget::Secret(reason)) => {
                 error!(webhook.id = %job.webhook, %reason, "cannot sign for this webhook; its deliveries wait");
-                return Ok(Worked::Over(self.outbox.park(job).await));
+                return Ok(Worked::Over(self.park(job).await?));
             }
             Err(NoTarget::Journal(error)) => return Err(error.into()),
         };
@@ -216,18 +241,18 @@ impl DeliverStage {
         drop(turn);
 
         let verdict = verdict(&made.outcome);
-        let next = next_step(job.attempt, verdict, &self.schedule);
+        let next = next_step(job.ticket.attempt, verdict, &self.schedule);
         let error = describe_failure(&made.outcome);
-        if !self.journal.record(self.record(job, made, next, error.clone())).await? {
-            return self.after_another(job).await;
-        }
+        let recorded = self.journal.record(self.record(job, made, next, error.clone())).await?;
+        let Some(fence) = recorded else { return self.after_another(job).await };
         Ok(match next {
             NextStep::Succeed => {
                 counter!("deliveries_total", "status" => "success").increment(1);
                 Worked::Over(Confirmed::nothing_to_publish())
             }
             NextStep::Retry { attempt, delay } => {
-                Worked::HandedOver(self.outbox.retry(&DeliveryJob { attempt, ..job.clone() }, delay).await)
+                let next = DeliveryJob { ticket: Ticket { attempt, fence }, ..job.clone() };
+                Worked::HandedOver(self.outbox.retry(&next, delay).await)
             }
             NextStep::Fail => {
                 counter!("deliveries_total", "status" => "failed").increment(1);
@@ -236,20 +261,23 @@ impl DeliverStage {
         })
     }
 
-    /// Another dispatcher recorded this attempt: both had the job because a channel was lost. It may be unable to hand
-    /// over what follows, and this message may be the one that is left.
+    /// This attempt is recorded already: by another dispatcher, both had the job because a channel was lost, or by an
+    /// earlier try whose answer was lost. The other may be unable to hand over what follows, and this message may be the
+    /// one that is left.
     async fn after_another(&self, job: &DeliveryJob) -> Result<Worked, NotDone> {
-        debug!(delivery.id = %job.delivery, "another dispatcher recorded this attempt");
+        debug!(delivery.id = %job.delivery, "this attempt is recorded already");
         let state = self.journal.check(job.delivery, false).await?;
-        Ok(match decide(job.attempt, Taken::Again, state.as_ref()) {
-            Decision::HandOver { recorded } => Worked::HandedOver(self.hand_over(job, recorded).await),
-            _ => Worked::Over(Confirmed::nothing_to_publish()),
-        })
+        match (decide(job.ticket, Taken::Again, state.as_ref().map(|state| &state.row)), state) {
+            (Decision::HandOver { recorded }, Some(state)) => {
+                self.hand_over(job, recorded, state.row.fence).await
+            }
+            _ => Ok(Worked::Over(Confirmed::nothing_to_publish())),
+        }
     }
 
     async fn send(&self, job: &DeliveryJob, target: &Target, body: Bytes) -> Result<Made, NotDone> {
         let started_at = self.clock.now();
-        let headers = request::headers(job, job.attempt, &body, &target.signer, started_at)
+        let headers = request::headers(job, job.ticket.attempt, &body, &target.signer, started_at)
             .map_err(|error| NotDone::SetAside(format!("a header cannot be written: {error}")))?;
         let made = match &target.uri {
             Ok(uri) => {
@@ -269,7 +297,7 @@ impl DeliverStage {
         debug!(
             delivery.id = %job.delivery,
             webhook.id = %job.webhook,
-            attempt = job.attempt.get(),
+            attempt = job.ticket.attempt.get(),
             outcome,
             duration_ms = u64::try_from(made.duration.as_millis()).unwrap_or(u64::MAX),
             "attempt made"
@@ -291,7 +319,7 @@ impl DeliverStage {
         };
         AttemptRecord {
             delivery: job.delivery,
-            attempt: job.attempt,
+            attempt: job.ticket.attempt,
             started_at: made.started_at,
             duration: made.duration,
             response_status,

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use backends::{Availability, Chain};
 use broker::{Batch, Confirmed, Consumer};
+use domain::protocol::{Fence, Taken, Ticket};
 use domain::retry::AttemptNumber;
 use domain::{DeliveryId, WebhookId};
+use futures_util::FutureExt as _;
 use metrics::counter;
 use service::Clock;
 use store::{NewDelivery, Store, StoreError};
@@ -15,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 use wire::{DeliveryJob, FanOut, FanOutEvent, Names, PROTOBUF};
 
-use crate::decide::Taken;
 use crate::outbox::Outbox;
+use crate::reconcile::Probes;
 use crate::subscriptions::Subscriptions;
 
 /// Deliveries written with one statement and handed over together: what a large fan-out holds in memory.
@@ -31,6 +33,7 @@ pub(crate) struct FanOutStage {
     pub(crate) availability: Availability,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) outbox: Outbox,
+    pub(crate) probes: Probes,
     pub(crate) names: Arc<Names>,
     pub(crate) clock: Clock,
     /// Messages taken together: the consumer's prefetch.
@@ -61,7 +64,7 @@ impl FanOutStage {
                 batch = consumer.next_batch(self.batch_messages, BATCH_BYTES) => batch,
             };
             let Some(batch) = batch else { break };
-            let proof = self.work_off(&batch).await;
+            let proof = self.work_off(&batch).boxed().await;
             batch.ack(proof);
         }
         consumer.cancel().await;
@@ -72,6 +75,9 @@ impl FanOutStage {
         let mut events = Vec::new();
         let mut proof = Confirmed::nothing_to_publish();
         for message in batch.messages() {
+            if self.probes.take(message).await {
+                continue;
+            }
             let taken = if message.redelivered { Taken::Again } else { Taken::First };
             match FanOut::decode(message.body.clone()) {
                 Ok(decoded) => events.extend(decoded.events.into_iter().map(|event| (event, taken))),
@@ -126,13 +132,14 @@ impl FanOutStage {
     }
 
     /// Writes deliveries and hands over the jobs of those that are new. Of a message that came back also those
-    /// that were written but never attempted: the earlier holder may not have come to hand them over. The same where
-    /// writing took several tries: one may have been committed and its answer lost on the way.
+    /// that were written but never attempted, issued anew: the earlier holder may not have come to hand them over, or
+    /// still be at it. The same where writing took several tries: one may have been committed and its answer lost on the
+    /// way.
     async fn flush(&self, chunk: Chunk<'_>) -> Result<Confirmed, StoreError> {
         let (deliveries, completed) = (&chunk.deliveries, &chunk.completed);
         let now = self.clock.now();
         let mut tries = 0_u32;
-        let mut to_hand_over = self
+        let new = self
             .availability
             .until_available(|| {
                 tries += 1;
@@ -142,24 +149,30 @@ impl FanOutStage {
 
         let is_in_doubt = |((_, taken), _): &(&Event, WebhookId)| *taken == Taken::Again || tries > 1;
         let is_from_before =
-            |id: &DeliveryId| !to_hand_over.contains(id) && chunk.events.get(id).is_some_and(is_in_doubt);
+            |id: &DeliveryId| !new.contains(id) && chunk.events.get(id).is_some_and(is_in_doubt);
         let from_before: Vec<_> =
             deliveries.iter().map(|delivery| delivery.id).filter(is_from_before).collect();
+        let mut to_hand_over: HashMap<_, _> = new.iter().map(|id| (*id, Fence::FIRST)).collect();
         if !from_before.is_empty() {
-            let unattempted =
-                self.availability.until_available(|| self.store.unattempted(&from_before)).await?;
-            to_hand_over.extend(unattempted);
+            let reissuing = || self.store.reissue_unattempted(&from_before, self.clock.now());
+            to_hand_over.extend(self.availability.until_available(reissuing).await?);
         }
 
         counter!("fanout_deliveries_total").increment(to_hand_over.len() as u64);
-        let jobs = to_hand_over.iter().filter_map(|id| {
+        let jobs = to_hand_over.iter().filter_map(|(id, fence)| {
             let ((event, _), webhook) = chunk.events.get(id)?;
-            Some(self.job(*id, event, *webhook))
+            Some(self.job(*id, *fence, event, *webhook))
         });
         Ok(self.outbox.deliver(jobs).await)
     }
 
-    fn job(&self, delivery: DeliveryId, event: &FanOutEvent, webhook: WebhookId) -> DeliveryJob {
+    fn job(
+        &self,
+        delivery: DeliveryId,
+        fence: Fence,
+        event: &FanOutEvent,
+        webhook: WebhookId,
+    ) -> DeliveryJob {
         DeliveryJob {
             delivery,
             webhook,
@@ -167,8 +180,9 @@ impl FanOutStage {
             public_id: event.public_id.clone(),
             event_type: event.event_type,
             timestamp: event.timestamp.clone(),
-            attempt: AttemptNumber::FIRST,
+            ticket: Ticket { attempt: AttemptNumber::FIRST, fence },
             body: (event.body.len() <= self.inline_body).then(|| event.body.clone()),
+            body_bytes: u32::try_from(event.body.len()).unwrap_or(u32::MAX),
         }
     }
 

@@ -5,9 +5,12 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use backends::{Availability, Chain};
+use domain::protocol::Fence;
 use domain::{DeliveryId, WebhookId};
 use group_commit::{Bounds, GroupCommit, Stopped};
-use store::{AttemptRecord, DecryptError, DeliveryState, Store, StoreError, WebhookTarget};
+use store::{
+    AttemptRecord, DecryptError, Deferral, DeliveryState, Reissue, Store, StoreError, WebhookTarget,
+};
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
@@ -66,12 +69,35 @@ struct Record;
 
 impl Statement for Record {
     type Item = AttemptRecord;
-    type Answer = bool;
+    type Answer = Option<Fence>;
+
+    async fn run(store: &Store, items: &[Self::Item], _: Try) -> Result<Vec<Self::Answer>, StoreError> {
+        let recorded = store.record_attempts(items).await?;
+        Ok(items.iter().map(|record| recorded.get(&record.delivery).copied()).collect())
+    }
+}
+
+struct IssueAnew;
+
+impl Statement for IssueAnew {
+    type Item = Reissue;
+    type Answer = Option<Fence>;
 
     async fn run(store: &Store, items: &[Self::Item], which: Try) -> Result<Vec<Self::Answer>, StoreError> {
-        let recorded = store.record_attempts(items).await?;
-        let is_recorded = |record: &AttemptRecord| recorded.contains(&record.delivery) || which == Try::Again;
-        Ok(items.iter().map(is_recorded).collect())
+        let reissued = store.reissue(items, which == Try::Again).await?;
+        Ok(items.iter().map(|reissue| reissued.get(&reissue.delivery).copied()).collect())
+    }
+}
+
+struct Defer;
+
+impl Statement for Defer {
+    type Item = Deferral;
+    type Answer = bool;
+
+    async fn run(store: &Store, items: &[Self::Item], _: Try) -> Result<Vec<Self::Answer>, StoreError> {
+        let deferred = store.defer(items).await?;
+        Ok(items.iter().map(|deferral| deferred.contains(&deferral.delivery)).collect())
     }
 }
 
@@ -149,6 +175,8 @@ pub(crate) struct Journal {
     availability: Availability,
     checks: Grouped<Check>,
     records: Grouped<Record>,
+    reissues: Grouped<IssueAnew>,
+    deferrals: Grouped<Defer>,
     abandons: Grouped<Abandon>,
     targets: Grouped<LoadTarget>,
 }
@@ -166,6 +194,8 @@ impl Journal {
             availability: availability.clone(),
             checks: Grouped::start(store, availability, waiting, tasks),
             records: Grouped::start(store, availability, waiting, tasks),
+            reissues: Grouped::start(store, availability, waiting, tasks),
+            deferrals: Grouped::start(store, availability, waiting, tasks),
             abandons: Grouped::start(store, availability, waiting, tasks),
             targets: Grouped::start(store, availability, waiting, tasks),
         }
@@ -186,11 +216,22 @@ impl Journal {
         self.checks.submit((delivery, with_body)).await
     }
 
-    /// Records an attempt; `false` if another dispatcher has recorded it. If the answer of an earlier try was lost,
-    /// nobody knows who has: then `true`, because what follows an attempt may be handed over twice, but not never. A
-    /// delivery may stand once in a group: whoever records holds the claim to it.
-    pub(crate) async fn record(&self, record: AttemptRecord) -> Result<bool, JournalError> {
+    /// Records an attempt, and returns the fence of the job that follows; `None` if it is recorded already, by another
+    /// dispatcher or by an earlier try whose answer was lost. A delivery may stand once in a group: whoever records holds
+    /// the claim to it.
+    pub(crate) async fn record(&self, record: AttemptRecord) -> Result<Option<Fence>, JournalError> {
         self.records.submit(record).await
+    }
+
+    /// Voids what jobs there are of a delivery after a recorded attempt, and returns the fence of the one to publish;
+    /// `None` if the delivery changed since it was looked at: whoever changed it goes on with it.
+    pub(crate) async fn reissue(&self, reissue: Reissue) -> Result<Option<Fence>, JournalError> {
+        self.reissues.submit(reissue).await
+    }
+
+    /// Notes when a job that is to be parked comes back; `false` if the job counts no more and must not be parked.
+    pub(crate) async fn defer(&self, deferral: Deferral) -> Result<bool, JournalError> {
+        self.deferrals.submit(deferral).await
     }
 
     /// Ends a pending delivery that will never be attempted.

@@ -1,13 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 mod claims;
-mod decide;
 mod deliver;
 mod fan_out;
 mod journal;
 mod lanes;
 mod maintenance;
 mod outbox;
+mod reconcile;
 mod request;
 mod subscriptions;
 mod targets;
@@ -35,6 +35,7 @@ use crate::fan_out::FanOutStage;
 use crate::journal::Journal;
 use crate::lanes::Lanes;
 use crate::outbox::Outbox;
+use crate::reconcile::{Probes, Reconciler};
 use crate::subscriptions::Subscriptions;
 use crate::targets::Targets;
 
@@ -87,7 +88,7 @@ async fn dispatch(context: Context) -> anyhow::Result<()> {
     };
     stopping.cancel();
     shutdown.drained().await;
-    broker.close(settings.shutdown.grace.0).await;
+    broker.close(shutdown.remaining()).await;
     ended_early.context("a stage panicked")
 }
 
@@ -106,18 +107,31 @@ impl Stages<'_> {
     fn start(self, shutdown: &service::Shutdown) -> (JoinHandle<()>, JoinHandle<()>) {
         let (delivery, tasks, stopping) = (&self.settings.delivery, shutdown.tasks(), shutdown.soft());
         let names = Arc::new(backends::names(self.settings));
-        let availability = Availability::default();
+        let availability = Availability::new(&self.store);
         let outbox = |publisher| Outbox::new(publisher, names.clone(), delivery.park_delay.0);
 
         let fan_out = self.fan_out(&names, &availability, outbox(self.publisher()));
         let consumer = self.consumer(names.fan_out_queue(), delivery.fan_out_prefetch);
         self.background.spawn(fan_out.subscriptions.clone().follow_changes(stopping.clone()));
+        self.background.spawn(self.reconciler(&names).run(stopping.clone()));
         let fanning_out = tasks.spawn(fan_out.run(consumer, stopping.clone()));
 
         let deliver = self.deliver(&names, &availability, outbox(self.publisher()), stopping.clone());
         let consumer = self.consumer(names.deliver_queue(), delivery.prefetch);
         let delivering = tasks.spawn(Arc::new(deliver).run(consumer, tasks.clone()));
         (fanning_out, delivering)
+    }
+
+    fn reconciler(&self, names: &Arc<Names>) -> Reconciler {
+        let (delivery, recovery) = (&self.settings.delivery, &self.settings.recovery);
+        Reconciler {
+            session: self.store.recovery(),
+            publisher: self.publisher(),
+            names: names.clone(),
+            clock: self.clock.clone(),
+            interval: recovery.interval.0,
+            late: delivery.timeout.0 + delivery.max_wait.0 + recovery.slack.0,
+        }
     }
 
     fn fan_out(&self, names: &Arc<Names>, availability: &Availability, outbox: Outbox) -> FanOutStage {
@@ -132,6 +146,7 @@ impl Stages<'_> {
                 cache.max_age.0,
             ),
             outbox,
+            probes: Probes::new(self.store.clone(), names.fan_out_queue()),
             names: names.clone(),
             clock: self.clock.clone(),
             batch_messages: delivery.fan_out_prefetch.into(),
@@ -151,6 +166,7 @@ impl Stages<'_> {
         DeliverStage {
             journal: Journal::start(&self.store, availability, waiting, self.background),
             outbox,
+            probes: Probes::new(self.store.clone(), names.deliver_queue()),
             claims: Claims::default(),
             lanes: Lanes::new(delivery.max_in_flight as usize, delivery.max_in_flight_per_webhook as usize),
             targets: Targets::new(self.settings.cache.webhooks, url_policy(self.settings)),

@@ -40,6 +40,11 @@ impl Outbox {
         self.publisher.publish_until_confirmed(to_queue(&self.names.retry_queue(delay), job)).await
     }
 
+    /// How long a parked job stays parked.
+    pub(crate) fn park_delay(&self) -> Duration {
+        self.park_delay
+    }
+
     /// Hands a job over whose webhook or dispatcher has its hands full. Not an attempt.
     pub(crate) async fn park(&self, job: &DeliveryJob) -> Confirmed {
         counter!("deliveries_parked_total").increment(1);

@@ -7,6 +7,7 @@ pub mod id;
 pub mod js;
 pub mod limits;
 pub mod network;
+pub mod protocol;
 pub mod retry;
 pub mod signature;
 pub mod timestamp;

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest};
 use domain::EventType;
-use store::{DeliveryFilter, DeliveryStatus, Page};
+use domain::protocol::DeliveryStatus;
+use store::{DeliveryFilter, Page};
 
 use crate::problem::{FieldError, Problem};
 use crate::texts::Reason;

@@ -6,6 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use broker::{Message, PublishError};
 use bytes::Bytes;
 use domain::js::{Object, Value};
+use domain::protocol::{Fence, Ticket};
 use domain::retry::AttemptNumber;
 use domain::timestamp::PublishedTimestamp;
 use domain::{DeliveryId, EventId, EventType, UserId, WebhookId, body};
@@ -128,8 +129,9 @@ impl Sample {
             public_id: self.event.public_id(),
             event_type: self.event.event_type,
             timestamp: self.event.timestamp.clone(),
-            attempt: AttemptNumber::FIRST,
+            ticket: Ticket { attempt: AttemptNumber::FIRST, fence: Fence::FIRST },
             body: (self.event.body.len() <= inline_body).then(|| self.event.body.clone()),
+            body_bytes: u32::try_from(self.event.body.len()).unwrap_or(u32::MAX),
         }
     }
 }

@@ -1,19 +1,19 @@
 //! Recording attempts.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::SubsecRound as _;
+use diesel::sql_query;
 use diesel::sql_types::{Array, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
-use diesel::{QueryableByName, sql_query};
 use diesel_async::RunQueryDsl as _;
+use domain::protocol::{DeliveryStatus, Fence};
 use domain::retry::AttemptNumber;
 use domain::{DeliveryId, Timestamp};
-use uuid::Uuid;
 
 use crate::error::StoreError;
-use crate::history::DeliveryStatus;
 use crate::pool::Store;
+use crate::reissue::{FenceRow, fences};
 use crate::statement::Prepared;
 
 /// An attempt that was made.
@@ -68,12 +68,6 @@ impl AttemptResult {
     }
 }
 
-#[derive(QueryableByName)]
-struct IdRow {
-    #[diesel(sql_type = SqlUuid)]
-    id: Uuid,
-}
-
 /// Every part sees the rows as they were before the statement, so `archived` copies the attempt that
 /// `recorded` overwrites. A row changed meanwhile by another dispatcher fails `recorded`'s condition.
 const RECORD: &str = "
@@ -90,7 +84,8 @@ const RECORD: &str = "
           FROM made
          WHERE delivery.id BETWEEN made.id AND made.id
            AND delivery.status || '' = 'pending' AND delivery.attempts = made.attempt - 1
-        RETURNING delivery.id, delivery.webhook_id, delivery.event_type, delivery.status, delivery.attempts
+        RETURNING delivery.id, delivery.webhook_id, delivery.event_type, delivery.status, delivery.attempts,
+                  delivery.fence
     ), archived AS (
         INSERT INTO delivery_attempts
                (delivery_id, attempt, started_at, duration_ms, response_status, response_body, error)
@@ -112,17 +107,17 @@ const RECORD: &str = "
                 success = webhook_statistics.success + excluded.success,
                 failed = webhook_statistics.failed + excluded.failed
     )
-    SELECT id FROM recorded";
+    SELECT id, fence FROM recorded";
 
 impl Store {
     /// Records attempts and what follows from them; a delivery may stand once in `attempts`. An attempt counts
     /// only on a pending delivery that has made exactly the attempts before it, so recording it twice, here
-    /// or in another process, changes nothing. Returns the deliveries whose attempt was recorded. One statement;
-    /// primary keys.
+    /// or in another process, changes nothing. Returns the deliveries whose attempt was recorded, each with the
+    /// fence of the job that follows. One statement; primary keys.
     pub async fn record_attempts(
         &self,
         attempts: &[AttemptRecord],
-    ) -> Result<HashSet<DeliveryId>, StoreError> {
+    ) -> Result<HashMap<DeliveryId, Fence>, StoreError> {
         let mut attempts: Vec<_> = attempts.iter().collect();
         attempts.sort_unstable_by_key(|made| made.delivery);
         let each = attempts.iter();
@@ -137,7 +132,7 @@ impl Store {
         let next: Vec<_> = each.clone().map(|made| made.result.next_attempt_at()).collect();
 
         let mut connection = self.connection().await?;
-        let rows: Vec<IdRow> = Prepared(
+        let rows: Vec<FenceRow> = Prepared(
             sql_query(RECORD)
                 .bind::<Array<SqlUuid>, _>(ids)
                 .bind::<Array<Integer>, _>(numbers)
@@ -151,7 +146,7 @@ impl Store {
         )
         .load(&mut connection)
         .await?;
-        Ok(rows.into_iter().map(|row| DeliveryId::from_uuid(row.id)).collect())
+        Ok(fences(rows))
     }
 }
 

@@ -6,14 +6,16 @@ use bytes::Bytes;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _};
+use domain::protocol::{Row, WebhookState};
 use domain::{DeliveryId, EventId, EventType, Timestamp, UserId, WebhookId};
 use uuid::Uuid;
 
 use crate::error::StoreError;
 use crate::events::NewEvent;
-use crate::history::DeliveryStatus;
+use crate::history::read_status;
 use crate::id_range::IdRange;
 use crate::pool::Store;
+use crate::reissue::fence;
 use crate::statement::Prepared;
 
 /// A delivery to be written.
@@ -29,37 +31,25 @@ pub struct NewDelivery {
     pub event_type: EventType,
 }
 
-/// What a webhook is at the moment of an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WebhookState {
-    /// It was deleted.
-    Gone,
-    /// It takes no events now.
-    Disabled,
-    /// It takes events; what is remembered of another revision is out of date.
-    Active {
-        /// The revision now.
-        revision: i64,
-    },
-}
-
 /// A delivery at the moment of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryState {
-    /// Its status.
-    pub status: DeliveryStatus,
-    /// Attempts recorded.
-    pub attempts: u32,
-    /// Its webhook.
-    pub webhook: WebhookState,
+    /// What decides about its job.
+    pub row: Row,
     /// The event's body, where it was asked for.
     pub body: Option<Bytes>,
 }
 
 #[derive(QueryableByName)]
-struct IdRow {
+pub(crate) struct IdRow {
     #[diesel(sql_type = SqlUuid)]
     id: Uuid,
+}
+
+impl IdRow {
+    pub(crate) fn delivery(self) -> DeliveryId {
+        DeliveryId::from_uuid(self.id)
+    }
 }
 
 #[derive(QueryableByName)]
@@ -70,6 +60,8 @@ struct StateRow {
     status: String,
     #[diesel(sql_type = Integer)]
     attempts: i32,
+    #[diesel(sql_type = Integer)]
+    fence: i32,
     #[diesel(sql_type = Nullable<Bool>)]
     active: Option<bool>,
     #[diesel(sql_type = Nullable<BigInt>)]
@@ -109,16 +101,8 @@ const RECORD_FAN_OUT: &str = "
     )
     SELECT id FROM inserted";
 
-const UNATTEMPTED: &str = "
-    SELECT asked.id
-      FROM unnest($1::uuid[]) AS asked (id)
-      CROSS JOIN LATERAL (
-          SELECT status, attempts FROM deliveries WHERE id = asked.id AND id BETWEEN $2 AND $3 OFFSET 0
-      ) delivery
-     WHERE delivery.status = 'pending' AND delivery.attempts = 0";
-
 const CHECK: &str = "
-    SELECT wanted.id, delivery.status, delivery.attempts, webhook.active, webhook.revision, event.body
+    SELECT wanted.id, delivery.status, delivery.attempts, delivery.fence, webhook.active, webhook.revision, event.body
       FROM unnest($1::uuid[], $2::boolean[]) AS wanted (id, body)
       CROSS JOIN LATERAL (
           SELECT * FROM deliveries WHERE id = wanted.id AND id BETWEEN $3 AND $4 OFFSET 0
@@ -161,22 +145,6 @@ impl Store {
     ) -> Result<HashSet<DeliveryId>, StoreError> {
         let mut connection = self.connection().await?;
         record_fan_out(&mut connection, deliveries, completed, now).await
-    }
-
-    /// Which of these deliveries exist, are pending and were never attempted. Primary key.
-    pub async fn unattempted(&self, ids: &[DeliveryId]) -> Result<HashSet<DeliveryId>, StoreError> {
-        let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
-        let range = IdRange::of(ids.iter().copied());
-        let mut connection = self.connection().await?;
-        let rows: Vec<IdRow> = Prepared(
-            sql_query(UNATTEMPTED)
-                .bind::<Array<SqlUuid>, _>(ids)
-                .bind::<SqlUuid, _>(range.first)
-                .bind::<SqlUuid, _>(range.last),
-        )
-        .load(&mut connection)
-        .await?;
-        Ok(rows.into_iter().map(|row| DeliveryId::from_uuid(row.id)).collect())
     }
 
     /// What these deliveries and their webhooks are now; `true` asks for the event's body too. Absent
@@ -288,7 +256,7 @@ async fn record_fan_out(
     )
     .load(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| DeliveryId::from_uuid(row.id)).collect())
+    Ok(rows.into_iter().map(IdRow::delivery).collect())
 }
 
 impl StateRow {
@@ -298,12 +266,13 @@ impl StateRow {
             (Some(_), _) => WebhookState::Disabled,
             (None, _) => WebhookState::Gone,
         };
-        let state = DeliveryState {
-            status: DeliveryStatus::read(&self.status)?,
+        let row = Row {
+            status: read_status(&self.status)?,
             attempts: u32::try_from(self.attempts).unwrap_or(0),
+            fence: fence(self.fence),
             webhook,
-            body: self.body.map(Bytes::from),
         };
+        let state = DeliveryState { row, body: self.body.map(Bytes::from) };
         Ok((DeliveryId::from_uuid(self.id), state))
     }
 }

@@ -86,7 +86,7 @@ struct DuplicateRow {
 }
 
 #[derive(QueryableByName)]
-struct EventRow {
+pub(crate) struct EventRow {
     #[diesel(sql_type = SqlUuid)]
     id: Uuid,
     #[diesel(sql_type = Text)]
@@ -115,8 +115,8 @@ const INSERT: &str = "
             WHERE event_keys.first_seen < excluded.first_seen - interval '24 hours'
         RETURNING event_id
     )
-    INSERT INTO events (id, public_id, type, recipients, timestamp, body, received_at)
-    SELECT id, public_id, type, string_to_array(recipients, E'\\x1f'), timestamp, body, $8
+    INSERT INTO events (id, public_id, type, recipients, timestamp, body, received_at, queued_at)
+    SELECT id, public_id, type, string_to_array(recipients, E'\\x1f'), timestamp, body, $8, $8
       FROM new
      WHERE publisher_id IS NULL OR id IN (SELECT event_id FROM key)
         ON CONFLICT (id) DO NOTHING
@@ -272,14 +272,7 @@ async fn known(connection: &mut Connection, refused: &[&NewEvent]) -> Result<Kno
 }
 
 impl EventRow {
-    fn into_event(self) -> Result<StoredEvent, StoreError> {
-        fn read<T, E: std::error::Error + Send + Sync + 'static>(
-            value: Result<T, E>,
-        ) -> Result<T, StoreError> {
-            value.map_err(|error| {
-                StoreError::Query(diesel::result::Error::DeserializationError(Box::new(error)))
-            })
-        }
+    pub(crate) fn into_event(self) -> Result<StoredEvent, StoreError> {
         Ok(StoredEvent {
             id: EventId::from_uuid(self.id),
             public_id: read(PublicEventId::parse(&self.public_id))?,
@@ -289,6 +282,13 @@ impl EventRow {
             body: self.body.into(),
         })
     }
+}
+
+/// A column's text as the domain's type.
+pub(crate) fn read<T, E: std::error::Error + Send + Sync + 'static>(
+    value: Result<T, E>,
+) -> Result<T, StoreError> {
+    value.map_err(|error| StoreError::Query(diesel::result::Error::DeserializationError(Box::new(error))))
 }
 
 fn join(recipients: &[UserId]) -> String {

@@ -4,6 +4,7 @@ use diesel::dsl::exists;
 use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel::{ExpressionMethods as _, QueryDsl as _, QueryableByName, select, sql_query};
 use diesel_async::RunQueryDsl as _;
+use domain::protocol::DeliveryStatus;
 use domain::{DeliveryId, EventType, Timestamp, UserId, WebhookId};
 use uuid::Uuid;
 
@@ -31,38 +32,12 @@ impl Page {
     }
 }
 
-/// What became of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DeliveryStatus {
-    /// Attempts are yet to be made.
-    Pending,
-    /// An attempt succeeded.
-    Success,
-    /// It will not be attempted again.
-    Failed,
-}
-
-impl DeliveryStatus {
-    /// The text form, as in the API and the database.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Success => "success",
-            Self::Failed => "failed",
-        }
-    }
-
-    /// Reads the text form.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Pending, Self::Success, Self::Failed].into_iter().find(|status| status.as_str() == text)
-    }
-
-    pub(crate) fn read(text: &str) -> Result<Self, StoreError> {
-        Self::parse(text).ok_or_else(|| {
-            let error = format!("unknown delivery status `{text}`").into();
-            StoreError::Query(diesel::result::Error::DeserializationError(error))
-        })
-    }
+/// Reads a status column.
+pub(crate) fn read_status(text: &str) -> Result<DeliveryStatus, StoreError> {
+    DeliveryStatus::parse(text).ok_or_else(|| {
+        let error = format!("unknown delivery status `{text}`").into();
+        StoreError::Query(diesel::result::Error::DeserializationError(error))
+    })
 }
 
 /// Which deliveries of a webhook are wanted.
@@ -179,7 +154,7 @@ impl Row {
         Ok(Delivery {
             id: DeliveryId::from_uuid(self.id),
             event_type: self.event_type,
-            status: DeliveryStatus::read(&self.status)?,
+            status: read_status(&self.status)?,
             attempts: u32::try_from(self.attempts).unwrap_or(0),
             last_attempt_at: self.last_attempt_at,
             next_attempt_at: self.next_attempt_at,

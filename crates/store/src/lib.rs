@@ -11,18 +11,22 @@ mod listener;
 mod migrations;
 mod partitions;
 mod pool;
+mod recovery;
+mod reissue;
 mod schema;
 mod statement;
 mod webhooks;
 
 pub use attempts::{AttemptRecord, AttemptResult};
-pub use deliveries::{DeliveryState, NewDelivery, WebhookState};
+pub use deliveries::{DeliveryState, NewDelivery};
 pub use encryption::{DecryptError, KeyError, SecretKeys};
 pub use error::{SchemaMismatch, StoreError};
 pub use events::{Inserted, NewEvent, StoredEvent};
-pub use history::{Delivery, DeliveryFilter, DeliveryPage, DeliveryStatus, Page, Statistics};
+pub use history::{Delivery, DeliveryFilter, DeliveryPage, Page, Statistics};
 pub use listener::{Change, ChangeListener};
 pub use pool::{Store, StoreConfig};
+pub use recovery::{Lost, LostCounts, RecoverySession, ReissuedJob};
+pub use reissue::{Deferral, Reissue};
 pub use webhooks::{
     CreateError, Created, IdempotencyKey, NewWebhook, Subscription, Webhook, WebhookChanges, WebhookPage,
     WebhookTarget,

@@ -1,6 +1,7 @@
 //! One attempt to be made.
 
 use bytes::Bytes;
+use domain::protocol::{Fence, Ticket};
 use domain::retry::AttemptNumber;
 use domain::{DeliveryId, EventId, EventType, PublicEventId, WebhookId};
 use prost::Message;
@@ -25,10 +26,12 @@ pub struct DeliveryJob {
     pub event_type: EventType,
     /// The payload's timestamp, character for character.
     pub timestamp: String,
-    /// The attempt to be made.
-    pub attempt: AttemptNumber,
+    /// The attempt to be made, and the fence of the job.
+    pub ticket: Ticket,
     /// The body as the receiver gets it; `None` when it is large and has to be read from the stored event.
     pub body: Option<Bytes>,
+    /// The size of the body, also where it has to be read.
+    pub body_bytes: u32,
 }
 
 impl DeliveryJob {
@@ -41,8 +44,10 @@ impl DeliveryJob {
             public_id: self.public_id.as_str().to_owned(),
             event_type: self.event_type.as_str().to_owned(),
             timestamp: self.timestamp.clone(),
-            attempt: self.attempt.get(),
+            attempt: self.ticket.attempt.get(),
             body: self.body.clone(),
+            fence: self.ticket.fence.get(),
+            body_bytes: self.body_bytes,
         }
         .encode_to_vec()
         .into()
@@ -53,6 +58,7 @@ impl DeliveryJob {
         let job = proto::DeliveryJob::decode(message)
             .map_err(|error| WireError::Malformed { message: MESSAGE, reason: error.to_string() })?;
         let attempt = AttemptNumber::new(job.attempt).ok_or("must be at least 1");
+        let attempt = field(MESSAGE, "attempt", attempt)?;
         Ok(Self {
             delivery: DeliveryId::from_uuid(uuid(MESSAGE, "delivery_id", &job.delivery_id)?),
             webhook: WebhookId::from_uuid(uuid(MESSAGE, "webhook_id", &job.webhook_id)?),
@@ -60,8 +66,9 @@ impl DeliveryJob {
             public_id: field(MESSAGE, "public_id", PublicEventId::parse(&job.public_id))?,
             event_type: field(MESSAGE, "event_type", job.event_type.parse())?,
             timestamp: job.timestamp,
-            attempt: field(MESSAGE, "attempt", attempt)?,
+            ticket: Ticket { attempt, fence: Fence::new(job.fence) },
             body: job.body,
+            body_bytes: job.body_bytes,
         })
     }
 }
@@ -80,8 +87,9 @@ mod tests {
             public_id: PublicEventId::parse("order-1").unwrap(),
             event_type: EventType::PaymentFailed,
             timestamp: "2024-01-15T10:30:00Z".into(),
-            attempt: AttemptNumber::FIRST.next(),
+            ticket: Ticket { attempt: AttemptNumber::FIRST.next(), fence: Fence::new(3) },
             body,
+            body_bytes: 7,
         }
     }
 

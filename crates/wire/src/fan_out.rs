@@ -9,6 +9,9 @@ use crate::{WireError, proto};
 
 const MESSAGE: &str = "FanOut";
 
+/// A fan-out message carries what was stored together, up to this many bytes: dispatchers hold whole messages in memory.
+pub const MESSAGE_BYTES: usize = 1024 * 1024;
+
 /// An event as it was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FanOutEvent {
@@ -26,6 +29,13 @@ pub struct FanOutEvent {
     pub body: Bytes,
 }
 
+impl FanOutEvent {
+    /// The bytes it takes in a message, about.
+    pub fn size(&self) -> usize {
+        self.body.len() + self.recipients.iter().map(|user| user.as_str().len()).sum::<usize>()
+    }
+}
+
 /// Events that were stored together.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FanOut {
@@ -34,6 +44,24 @@ pub struct FanOut {
 }
 
 impl FanOut {
+    /// Groups events into messages of at most [`MESSAGE_BYTES`] beyond the first event of each.
+    pub fn grouped(events: impl IntoIterator<Item = FanOutEvent>) -> Vec<Self> {
+        let (mut messages, mut open, mut bytes) = (Vec::new(), Self::default(), 0);
+        for event in events {
+            let size = event.size();
+            if !open.events.is_empty() && bytes + size > MESSAGE_BYTES {
+                messages.push(std::mem::take(&mut open));
+                bytes = 0;
+            }
+            bytes += size;
+            open.events.push(event);
+        }
+        if !open.events.is_empty() {
+            messages.push(open);
+        }
+        messages
+    }
+
     /// The message's bytes.
     pub fn encode(&self) -> Bytes {
         let events = self.events.iter().map(encode_event).collect();

@@ -4,11 +4,14 @@ pub mod delivery;
 pub mod fan_out;
 pub mod names;
 pub mod platform_event;
+pub mod rejected;
+pub mod probe;
 pub mod topology;
 
 pub use delivery::DeliveryJob;
 pub use fan_out::{FanOut, FanOutEvent};
 pub use names::Names;
+pub use probe::{probe, read_probe};
 
 /// The messages as `prost` generates them.
 mod proto {

@@ -56,6 +56,11 @@ impl Names {
         self.name("webhooks.deliver")
     }
 
+    /// Messages of a work queue that made its consumers fail, or may have: they are worked off one at a time.
+    pub fn isolated_queue(&self, queue: &str) -> String {
+        format!("{queue}.isolated")
+    }
+
     /// Attempts to be made after `delay`.
     pub fn retry_queue(&self, delay: Duration) -> String {
         self.name(&format!("webhooks.retry.{}", delay_text(delay)))

@@ -7,9 +7,10 @@ use broker::{Queue, Topology};
 
 use crate::names::Names;
 
-/// Deliveries of one message in vain after which it is set aside. RabbitMQ 4 has this limit by default and then
-/// drops the message; 3.10 has none. Said here, both set it aside.
-const DELIVERY_LIMIT: u32 = 20;
+/// Deliveries of one message in vain after which the broker itself sets it aside: far beyond what the consumers do
+/// about such a message (crate `isolation`), because it counts for the innocent as for the guilty, and gives no reason.
+/// RabbitMQ 4 has a limit of 20 by default and then drops the message; 3.10 has none. Said here, both set it aside.
+const DELIVERY_LIMIT: u32 = 1000;
 
 /// Final failures kept for operators to look at.
 const DEAD_MESSAGES: u32 = 100_000;
@@ -25,6 +26,9 @@ pub fn topology(names: &Names, retry_delays: &[Duration], park_delay: Duration) 
         .queue(work(names.ingest_queue()))
         .queue(work(names.fan_out_queue()))
         .queue(work(names.deliver_queue()))
+        .queue(work(names.isolated_queue(&names.ingest_queue())))
+        .queue(work(names.isolated_queue(&names.fan_out_queue())))
+        .queue(work(names.isolated_queue(&names.deliver_queue())))
         .bind(names.ingest_queue(), names.events_exchange(), "#");
 
     let mut delays = retry_delays.to_vec();
@@ -53,6 +57,9 @@ mod tests {
                 "ingest.events",
                 "webhooks.fanout",
                 "webhooks.deliver",
+                "ingest.events.isolated",
+                "webhooks.fanout.isolated",
+                "webhooks.deliver.isolated",
                 "webhooks.retry.60s",
                 "webhooks.retry.300s",
                 "webhooks.park.5s",

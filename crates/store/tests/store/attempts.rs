@@ -1,9 +1,10 @@
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use domain::EventType::BookingCreated;
+use domain::protocol::{DeliveryStatus, Fence};
 use domain::{DeliveryId, WebhookId};
-use store::{AttemptResult, Delivery, DeliveryFilter, DeliveryStatus, Page, Store};
+use store::{AttemptResult, Delivery, DeliveryFilter, Page, Store};
 use testkit::TestDatabase;
 use tokio_postgres::Client;
 
@@ -37,7 +38,10 @@ async fn the_row_tells_the_last_attempt_and_the_earlier_ones_are_kept_beside_it(
     let (webhook, id) = given_delivery(&store).await;
     let at = now() + Duration::from_secs(60);
     let first = attempt(id, 1, AttemptResult::Retry { at });
-    assert_eq!(store.record_attempts(std::slice::from_ref(&first)).await.unwrap(), HashSet::from([id]));
+    assert_eq!(
+        store.record_attempts(std::slice::from_ref(&first)).await.unwrap(),
+        HashMap::from([(id, Fence::FIRST)])
+    );
     assert_eq!(archived(&client).await, []);
     let delivery = the_delivery(&store, webhook).await;
     assert_eq!(delivery.status, DeliveryStatus::Pending);
@@ -65,9 +69,12 @@ async fn an_attempt_counts_once_and_only_after_the_ones_before_it() {
     let (store, client) = (store_of(&database), database.connect().await);
     let (webhook, id) = given_delivery(&store).await;
     let retry = AttemptResult::Retry { at: now() };
-    let nothing = HashSet::new();
+    let nothing = HashMap::new();
     assert_eq!(store.record_attempts(&[attempt(id, 2, AttemptResult::Success)]).await.unwrap(), nothing);
-    assert_eq!(store.record_attempts(&[attempt(id, 1, retry)]).await.unwrap(), HashSet::from([id]));
+    assert_eq!(
+        store.record_attempts(&[attempt(id, 1, retry)]).await.unwrap(),
+        HashMap::from([(id, Fence::FIRST)])
+    );
     assert_eq!(store.record_attempts(&[attempt(id, 1, AttemptResult::Failed)]).await.unwrap(), nothing);
     assert_eq!(store.record_attempts(&[attempt(id, 2, AttemptResult::Failed)]).await.unwrap().len(), 1);
     for number in [2, 3] {

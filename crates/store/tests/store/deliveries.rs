@@ -2,7 +2,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use domain::EventType::{BookingCancelled, BookingCreated};
-use store::{AttemptResult, DeliveryStatus, WebhookChanges, WebhookState};
+use domain::protocol::{DeliveryStatus, WebhookState};
+use store::{AttemptResult, WebhookChanges};
 use testkit::TestDatabase;
 
 use crate::support::{
@@ -101,25 +102,25 @@ async fn a_delivery_is_checked_with_its_webhook_and_where_asked_with_its_body() 
     let wanted = [(with.id, true), (without.id, false), (absent, true)];
     let states = store.check_deliveries(&wanted).await.unwrap();
     assert_eq!(states.len(), 2, "{states:?}");
-    assert_eq!(states[&with.id].status, DeliveryStatus::Pending);
-    assert_eq!(states[&with.id].attempts, 0);
+    assert_eq!(states[&with.id].row.status, DeliveryStatus::Pending);
+    assert_eq!(states[&with.id].row.attempts, 0);
     assert_eq!(states[&with.id].body, Some(events[0].body.clone()));
     assert_eq!(states[&without.id].body, None);
-    let WebhookState::Active { revision } = states[&with.id].webhook else { panic!("{states:?}") };
+    let WebhookState::Active { revision } = states[&with.id].row.webhook else { panic!("{states:?}") };
 
     let other = WebhookChanges { url: Some("https://other.example/".into()), ..WebhookChanges::default() };
     store.update_webhook(&user("alice"), webhook.id, other, now()).await.unwrap();
     let states = store.check_deliveries(&wanted).await.unwrap();
-    assert_eq!(states[&with.id].webhook, WebhookState::Active { revision: revision + 1 });
+    assert_eq!(states[&with.id].row.webhook, WebhookState::Active { revision: revision + 1 });
 
     let off = WebhookChanges { active: Some(false), ..WebhookChanges::default() };
     store.update_webhook(&user("alice"), webhook.id, off, now()).await.unwrap();
     let states = store.check_deliveries(&wanted).await.unwrap();
-    assert_eq!(states[&with.id].webhook, WebhookState::Disabled);
+    assert_eq!(states[&with.id].row.webhook, WebhookState::Disabled);
 
     store.delete_webhook(&user("alice"), webhook.id).await.unwrap();
     let states = store.check_deliveries(&wanted).await.unwrap();
-    assert_eq!(states[&with.id].webhook, WebhookState::Gone);
+    assert_eq!(states[&with.id].row.webhook, WebhookState::Gone);
 }
 
 #[tokio::test]
@@ -134,10 +135,10 @@ async fn deliveries_of_many_days_are_found_together() {
     }
     let wanted: Vec<_> = ids.iter().map(|id| (*id, true)).collect();
     assert_eq!(store.check_deliveries(&wanted).await.unwrap().len(), 3);
-    assert_eq!(store.unattempted(&ids).await.unwrap().len(), 3);
+    assert_eq!(store.reissue_unattempted(&ids, now()).await.unwrap().len(), 3);
     let attempts: Vec<_> = ids.iter().map(|id| attempt(*id, 1, AttemptResult::Success)).collect();
     assert_eq!(store.record_attempts(&attempts).await.unwrap().len(), 3);
-    assert_eq!(store.unattempted(&ids).await.unwrap().len(), 0);
+    assert_eq!(store.reissue_unattempted(&ids, now()).await.unwrap().len(), 0);
 }
 
 #[tokio::test]
@@ -145,24 +146,10 @@ async fn nothing_asked_is_nothing_answered() {
     let database = TestDatabase::create().await;
     let store = store_of(&database);
     assert!(store.check_deliveries(&[]).await.unwrap().is_empty());
-    assert!(store.unattempted(&[]).await.unwrap().is_empty());
+    assert!(store.reissue_unattempted(&[], now()).await.unwrap().is_empty());
     assert!(store.record_fan_out(&[], &[], now()).await.unwrap().is_empty());
     assert!(store.record_attempts(&[]).await.unwrap().is_empty());
     store.abandon_deliveries(&[]).await.unwrap();
-}
-
-#[tokio::test]
-async fn unattempted_are_the_pending_ones_without_attempt() {
-    let database = TestDatabase::create().await;
-    let store = store_of(&database);
-    let webhook = given_webhook(&store, "alice", &[BookingCreated]).await;
-    let ids = given_deliveries(&store, webhook.id, 3, now()).await;
-    let retry = AttemptResult::Retry { at: now() };
-    store.record_attempts(&[attempt(ids[0], 1, retry)]).await.unwrap();
-    store.abandon_deliveries(&[(ids[1], "gone")]).await.unwrap();
-    let absent = delivery(event_id(now()), webhook.id).id;
-    let unattempted = store.unattempted(&[ids[0], ids[1], ids[2], absent]).await.unwrap();
-    assert_eq!(unattempted, HashSet::from([ids[2]]));
 }
 
 #[tokio::test]

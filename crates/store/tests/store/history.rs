@@ -2,8 +2,9 @@ use std::time::Duration;
 
 use domain::EventType::{BookingCreated, PaymentFailed};
 use domain::id::DeliveryId;
+use domain::protocol::DeliveryStatus;
 use domain::{EventType, WebhookId};
-use store::{AttemptResult, DeliveryFilter, DeliveryPage, DeliveryStatus, NewDelivery, Page, Store};
+use store::{AttemptResult, DeliveryFilter, DeliveryPage, NewDelivery, Page, Store};
 use testkit::TestDatabase;
 
 use crate::support::{attempt, counts, event_id, given_webhook, now, store_of, user};

@@ -9,6 +9,8 @@ mod listener;
 mod migrations;
 mod partitions;
 mod plans;
+mod recovery;
+mod reissue;
 mod support;
 mod trouble;
 mod webhooks;

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use domain::EventType::BookingCreated;
-use store::{AttemptResult, DeliveryFilter, DeliveryStatus, Page};
+use domain::protocol::DeliveryStatus;
+use store::{AttemptResult, DeliveryFilter, Page};
 use testkit::{DEADLINE, TestDatabase, eventually_ok};
 use tokio_postgres::Client;
 
@@ -50,7 +51,7 @@ async fn batches_look_into_their_own_days_only_and_by_index() {
             let made: Vec<_> = ids.iter().map(|event| delivery(*event, webhook)).collect();
             store.record_fan_out(&made, &ids, at).await.unwrap();
             let made: Vec<_> = made.iter().map(|delivery| delivery.id).collect();
-            store.unattempted(&made).await.unwrap();
+            store.reissue_unattempted(&made, at).await.unwrap();
             let wanted: Vec<_> = made.iter().map(|id| (*id, true)).collect();
             store.check_deliveries(&wanted).await.unwrap();
             for (number, result) in [(1, AttemptResult::Retry { at }), (2, AttemptResult::Retry { at })] {

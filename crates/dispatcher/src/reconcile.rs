@@ -1,0 +1,128 @@
+//! What has lost its message is found in the database and put back, without an operator.
+//!
+//! The broker can lose everything, a process can die where the one message about a delivery was its to hand over: the
+//! database still knows what should have been looked at by now. But late is not lost: the queue may merely be long. So
+//! probes travel through the queues with everything else, and tell how far each has been worked off
+//! ([`wire::probe`]); only what should have come out by then, and some more, is put back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backends::{PutBack, PutBackError};
+use broker::{Publisher, Received};
+use domain::Timestamp;
+use metrics::counter;
+use service::Clock;
+use store::{Lost, RecoverySession, Store};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use wire::{Names, probe, read_probe};
+
+/// Looks for what was lost, one dispatcher at a time.
+pub(crate) struct Reconciler {
+    pub(crate) session: RecoverySession,
+    pub(crate) publisher: Publisher,
+    pub(crate) names: Arc<Names>,
+    pub(crate) clock: Clock,
+    /// The time between two looks.
+    pub(crate) interval: Duration,
+    /// How late is lost: longer than anyone holds a message.
+    pub(crate) late: Duration,
+}
+
+impl Reconciler {
+    /// Looks again and again until `stopping`. One log line when it does not work, and one when it works again.
+    pub(crate) async fn run(mut self, stopping: CancellationToken) {
+        let mut works = true;
+        loop {
+            let looked = tokio::select! {
+                () = stopping.cancelled() => return,
+                looked = self.look() => looked,
+            };
+            match &looked {
+                Err(error) if works => warn!(%error, "lost messages cannot be looked for; trying again"),
+                Ok(()) if !works => info!("lost messages are looked for again"),
+                _ => {}
+            }
+            works = looked.is_ok();
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(self.interval) => {}
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), PutBackError> {
+        if !self.session.lead().await? {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let queues = [self.names.fan_out_queue(), self.names.deliver_queue()];
+        // Not confirmed, it is not gone on: what would be put back would not be taken either.
+        let _ = self.publisher.publish_all(queues.map(|queue| probe(queue, now))).await?;
+
+        if let Some(lost) = self.lost(&self.names.fan_out_queue(), now).await? {
+            while self.put_back_events(lost).await? > 0 {}
+        }
+        if let Some(lost) = self.lost(&self.names.deliver_queue(), now).await? {
+            while self.put_back_deliveries(lost).await? > 0 {}
+        }
+        Ok(())
+    }
+
+    /// What can only be lost; `None` until a probe has come out of the queue.
+    async fn lost(&mut self, queue: &str, now: Timestamp) -> Result<Option<Lost>, PutBackError> {
+        let passed = self.session.queue_passed(queue).await?;
+        Ok(passed.map(|passed| Lost { since: None, before: passed.min(now) - self.late }))
+    }
+
+    async fn put_back_events(&mut self, lost: Lost) -> Result<usize, PutBackError> {
+        let count = self.put_back().events(lost, false).await?;
+        if count > 0 {
+            warn!(events = count, "put back events that were not fanned out");
+            counter!("recovered_total", "what" => "event").increment(count as u64);
+        }
+        Ok(count)
+    }
+
+    async fn put_back_deliveries(&mut self, lost: Lost) -> Result<usize, PutBackError> {
+        let count = self.put_back().deliveries(lost).await?;
+        if count > 0 {
+            warn!(deliveries = count, "put back deliveries that had lost their message");
+            counter!("recovered_total", "what" => "delivery").increment(count as u64);
+        }
+        Ok(count)
+    }
+
+    fn put_back(&mut self) -> PutBack<'_> {
+        PutBack {
+            session: &mut self.session,
+            publisher: &self.publisher,
+            names: &self.names,
+            clock: &self.clock,
+        }
+    }
+}
+
+/// Takes the probes out of one queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Probes {
+    store: Store,
+    queue: String,
+}
+
+impl Probes {
+    pub(crate) fn new(store: Store, queue: String) -> Self {
+        Self { store, queue }
+    }
+
+    /// Notes how far the queue has come, if the message is a probe; then nothing else is to be done with it. One that
+    /// cannot be noted is forgotten: the next one follows.
+    pub(crate) async fn take(&self, received: &Received) -> bool {
+        let Some(at) = read_probe(received) else { return false };
+        if let Err(error) = self.store.record_queue_passed(&self.queue, at).await {
+            debug!(queue = self.queue, %error, "the queue's progress was not noted");
+        }
+        true
+    }
+}

@@ -1,0 +1,341 @@
+//! What has lost its message: found in the database and given a new one.
+
+use std::time::Duration;
+
+use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::{OptionalExtension as _, QueryableByName, sql_query};
+use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
+use domain::id::first_uuid_at;
+use domain::protocol::Fence;
+use domain::{DeliveryId, EventId, EventType, PublicEventId, Timestamp, WebhookId};
+use uuid::Uuid;
+
+use crate::error::StoreError;
+use crate::events::{EventRow, StoredEvent, read};
+use crate::pool::Store;
+use crate::reissue::fence;
+use crate::statement::Prepared;
+
+/// The advisory lock that lets one process reconcile at a time.
+const RECOVERY_LOCK: i64 = 0x6c6f_6b72_6f6f_6d03;
+
+/// A session that says nothing for so long is ended by the server: a process that is stopped but not dead must not
+/// keep the lock.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+
+/// What counts as lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// Of events since then; `None`: of all that are kept.
+    pub since: Option<Timestamp>,
+    /// What should have been looked at before then.
+    pub before: Timestamp,
+}
+
+/// The job of a delivery that was issued anew, without the body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReissuedJob {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// Its webhook.
+    pub webhook: WebhookId,
+    /// Its event.
+    pub event: EventId,
+    /// The id that receivers see.
+    pub public_id: PublicEventId,
+    /// What happened.
+    pub event_type: EventType,
+    /// The payload's timestamp, character for character.
+    pub timestamp: String,
+    /// Attempts recorded.
+    pub attempts: u32,
+    /// The row's fence now.
+    pub fence: Fence,
+    /// The size of the event's body.
+    pub body_bytes: u32,
+}
+
+/// How much has lost its message.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LostCounts {
+    /// Events that were never fanned out.
+    pub events: u64,
+    /// Deliveries.
+    pub deliveries: u64,
+}
+
+#[derive(QueryableByName)]
+struct Led {
+    #[diesel(sql_type = Bool)]
+    led: bool,
+}
+
+#[derive(QueryableByName)]
+struct PassedRow {
+    #[diesel(sql_type = Timestamptz)]
+    passed_at: Timestamp,
+}
+
+#[derive(QueryableByName)]
+struct CountsRow {
+    #[diesel(sql_type = BigInt)]
+    events: i64,
+    #[diesel(sql_type = BigInt)]
+    deliveries: i64,
+}
+
+#[derive(QueryableByName)]
+struct JobRow {
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
+    #[diesel(sql_type = SqlUuid)]
+    webhook_id: Uuid,
+    #[diesel(sql_type = SqlUuid)]
+    event_id: Uuid,
+    #[diesel(sql_type = Text)]
+    public_id: String,
+    #[diesel(sql_type = Text)]
+    event_type: String,
+    #[diesel(sql_type = Text)]
+    timestamp: String,
+    #[diesel(sql_type = Integer)]
+    attempts: i32,
+    #[diesel(sql_type = Integer)]
+    fence: i32,
+    #[diesel(sql_type = Integer)]
+    body_bytes: i32,
+}
+
+/// Rows that someone is changing are left for the next time. Reads the small index of what is pending and overdue.
+const REISSUE_OVERDUE: &str = "
+    WITH lost AS (
+        SELECT id FROM deliveries
+         WHERE status = 'pending' AND next_attempt_at < $1 AND id >= $2
+         ORDER BY next_attempt_at
+         LIMIT $3
+           FOR UPDATE SKIP LOCKED
+    ), reissued AS (
+        UPDATE deliveries delivery
+           SET fence = delivery.fence + 1, next_attempt_at = $4
+          FROM lost
+         WHERE delivery.id BETWEEN lost.id AND lost.id
+        RETURNING delivery.id, delivery.webhook_id, delivery.event_id, delivery.attempts, delivery.fence
+    )
+    SELECT reissued.*, event.public_id, event.type AS event_type, event.timestamp,
+           length(event.body) AS body_bytes
+      FROM reissued
+      CROSS JOIN LATERAL (SELECT * FROM events WHERE id = reissued.event_id OFFSET 0) event";
+
+const REQUEUE_EVENTS: &str = "
+    WITH lost AS (
+        SELECT id FROM events
+         WHERE fanned_out_at IS NULL AND (queued_at < $1 OR $5 AND queued_at = 'infinity') AND id >= $2
+         ORDER BY queued_at
+         LIMIT $3
+           FOR UPDATE SKIP LOCKED
+    )
+    UPDATE events event
+       SET queued_at = $4
+      FROM lost
+     WHERE event.id BETWEEN lost.id AND lost.id
+    RETURNING event.id, event.public_id, event.type AS event_type, event.recipients, event.timestamp, event.body";
+
+const COUNT_LOST: &str = "
+    SELECT (SELECT count(*) FROM events
+             WHERE fanned_out_at IS NULL AND (queued_at < $1 OR queued_at = 'infinity') AND id >= $2) AS events,
+           (SELECT count(*) FROM deliveries
+             WHERE status = 'pending' AND next_attempt_at < $1 AND id >= $2) AS deliveries";
+
+const LEAVE_EVENTS: &str = "
+    UPDATE events event
+       SET queued_at = COALESCE($2, 'infinity')
+      FROM unnest($1::uuid[]) AS given (id)
+     WHERE event.id BETWEEN given.id AND given.id
+       AND COALESCE(event.fanned_out_at, 'infinity') = 'infinity'";
+
+const PASSED: &str = "
+    INSERT INTO queue_progress (queue, passed_at) VALUES ($1, $2)
+    ON CONFLICT (queue) DO UPDATE SET passed_at = greatest(queue_progress.passed_at, excluded.passed_at)";
+
+impl Store {
+    /// Notes that everything that was put into `queue` before `at` was taken out of it.
+    pub async fn record_queue_passed(&self, queue: &str, at: Timestamp) -> Result<(), StoreError> {
+        let mut connection = self.connection().await?;
+        Prepared(sql_query(PASSED).bind::<Text, _>(queue).bind::<Timestamptz, _>(at))
+            .execute(&mut connection)
+            .await?;
+        Ok(())
+    }
+
+    /// Keeps the reconciler from events that are not fanned out, until then; `None`: until someone asks for them.
+    pub async fn leave_events(&self, events: &[EventId], until: Option<Timestamp>) -> Result<(), StoreError> {
+        let mut ids: Vec<_> = events.iter().map(|id| id.uuid()).collect();
+        ids.sort_unstable();
+        let mut connection = self.connection().await?;
+        Prepared(
+            sql_query(LEAVE_EVENTS).bind::<Array<SqlUuid>, _>(ids).bind::<Nullable<Timestamptz>, _>(until),
+        )
+        .execute(&mut connection)
+        .await?;
+        Ok(())
+    }
+
+    /// A session of recovery's own.
+    pub fn recovery(&self) -> RecoverySession {
+        RecoverySession { store: self.clone(), open: None }
+    }
+}
+
+/// The connection on which what was lost is found. The lock that lets one process do it at a time belongs to the
+/// connection, and so do the statements: a process that lost the lock cannot go on.
+pub struct RecoverySession {
+    store: Store,
+    open: Option<AsyncPgConnection>,
+}
+
+impl std::fmt::Debug for RecoverySession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RecoverySession")
+    }
+}
+
+impl RecoverySession {
+    /// Takes the lock, or keeps it; `false` while another process has it.
+    pub async fn lead(&mut self) -> Result<bool, StoreError> {
+        // Held already, the lock is held once more; what counts is that the session lives.
+        let led: Led = self
+            .run(async |connection| {
+                sql_query("SELECT pg_try_advisory_lock($1) AS led")
+                    .bind::<BigInt, _>(RECOVERY_LOCK)
+                    .get_result(connection)
+                    .await
+            })
+            .await?;
+        Ok(led.led)
+    }
+
+    /// The time before which everything put into `queue` was taken out of it; `None` if nobody has said so yet.
+    pub async fn queue_passed(&mut self, queue: &str) -> Result<Option<Timestamp>, StoreError> {
+        let row: Option<PassedRow> = self
+            .run(async |connection| {
+                Prepared(
+                    sql_query("SELECT passed_at FROM queue_progress WHERE queue = $1").bind::<Text, _>(queue),
+                )
+                .get_result(connection)
+                .await
+                .optional()
+            })
+            .await?;
+        Ok(row.map(|row| row.passed_at))
+    }
+
+    /// How much there is to put back.
+    pub async fn count(&mut self, lost: Lost) -> Result<LostCounts, StoreError> {
+        let row: CountsRow = self
+            .run(async |connection| {
+                sql_query(COUNT_LOST)
+                    .bind::<Timestamptz, _>(lost.before)
+                    .bind::<SqlUuid, _>(first_of(lost))
+                    .get_result(connection)
+                    .await
+            })
+            .await?;
+        let count = |count: i64| u64::try_from(count).unwrap_or(0);
+        Ok(LostCounts { events: count(row.events), deliveries: count(row.deliveries) })
+    }
+
+    /// Voids the jobs of at most `limit` overdue deliveries, oldest first, and returns the jobs to publish in their
+    /// place; from now on these deliveries are due `now`.
+    pub async fn reissue_overdue(
+        &mut self,
+        lost: Lost,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<ReissuedJob>, StoreError> {
+        let rows: Vec<JobRow> = self
+            .run(async |connection| {
+                Prepared(
+                    sql_query(REISSUE_OVERDUE)
+                        .bind::<Timestamptz, _>(lost.before)
+                        .bind::<SqlUuid, _>(first_of(lost))
+                        .bind::<BigInt, _>(i64::from(limit))
+                        .bind::<Timestamptz, _>(now),
+                )
+                .load(connection)
+                .await
+            })
+            .await?;
+        rows.into_iter().map(JobRow::into_job).collect()
+    }
+
+    /// At most `limit` events that should have been fanned out, oldest first, to be published again; from now on they
+    /// are on their way since `now`. `set_aside` asks for those too that are left alone ([`Store::leave_events`]).
+    pub async fn requeue_events(
+        &mut self,
+        lost: Lost,
+        set_aside: bool,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let rows: Vec<EventRow> = self
+            .run(async |connection| {
+                Prepared(
+                    sql_query(REQUEUE_EVENTS)
+                        .bind::<Timestamptz, _>(lost.before)
+                        .bind::<SqlUuid, _>(first_of(lost))
+                        .bind::<BigInt, _>(i64::from(limit))
+                        .bind::<Timestamptz, _>(now)
+                        .bind::<Bool, _>(set_aside),
+                )
+                .load(connection)
+                .await
+            })
+            .await?;
+        rows.into_iter().map(EventRow::into_event).collect()
+    }
+
+    /// Runs a statement on the session, which is begun if there is none. After an error there is none any more, and
+    /// the lock is free.
+    async fn run<T>(
+        &mut self,
+        statement: impl AsyncFnOnce(&mut AsyncPgConnection) -> diesel::QueryResult<T>,
+    ) -> Result<T, StoreError> {
+        let mut connection = match self.open.take() {
+            Some(open) => open,
+            None => self.begin().await?,
+        };
+        let answer = statement(&mut connection).await?;
+        self.open = Some(connection);
+        Ok(answer)
+    }
+
+    async fn begin(&self) -> Result<AsyncPgConnection, StoreError> {
+        let unavailable =
+            |error: diesel::ConnectionError| StoreError::Unavailable { reason: error.to_string() };
+        let mut connection = self.store.connector.connect().await.map_err(unavailable)?;
+        let limit = IDLE_LIMIT.as_millis();
+        connection.batch_execute(&format!("SET idle_session_timeout = {limit}")).await?;
+        Ok(connection)
+    }
+}
+
+/// The first id that belongs to it.
+fn first_of(lost: Lost) -> Uuid {
+    lost.since.map_or(Uuid::nil(), first_uuid_at)
+}
+
+impl JobRow {
+    fn into_job(self) -> Result<ReissuedJob, StoreError> {
+        Ok(ReissuedJob {
+            delivery: DeliveryId::from_uuid(self.id),
+            webhook: WebhookId::from_uuid(self.webhook_id),
+            event: EventId::from_uuid(self.event_id),
+            public_id: read(PublicEventId::parse(&self.public_id))?,
+            event_type: read(self.event_type.parse())?,
+            timestamp: self.timestamp,
+            attempts: u32::try_from(self.attempts).unwrap_or(0),
+            fence: fence(self.fence),
+            body_bytes: u32::try_from(self.body_bytes).unwrap_or(0),
+        })
+    }
+}

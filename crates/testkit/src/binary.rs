@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::eventually::{DEADLINE, eventually, eventually_ok};
 use crate::http_client::HttpClient;
 use crate::log::Log;
+use crate::memory::Memory;
 
 /// How to start a program.
 #[derive(Debug, Clone)]
@@ -196,6 +197,11 @@ impl Service {
     /// The id of the process that runs.
     pub fn pid(&self) -> u32 {
         self.running().0.id()
+    }
+
+    /// What the process takes, and took at most.
+    pub fn memory(&self) -> Memory {
+        Memory::of(self.pid()).unwrap_or_else(|| panic!("{} has ended\n{}", self.binary.name, self.log.tail()))
     }
 
     /// Everything it logged so far, over all restarts.

@@ -36,6 +36,11 @@ pub fn names(settings: &Settings) -> Names {
     Names::new(settings.amqp.prefix.as_str())
 }
 
+/// How late something is that can only be lost: longer than anyone holds a message, and some more.
+pub fn late(settings: &Settings) -> Duration {
+    settings.delivery.timeout.0 + settings.delivery.max_wait.0 + settings.recovery.slack.0
+}
+
 /// The topology, the same whichever service declares it.
 pub fn topology(settings: &Settings) -> Topology {
     let delays: Vec<Duration> = settings.delivery.retry_delays.0.iter().map(|delay| delay.0).collect();

@@ -7,7 +7,7 @@ mod put_back;
 mod watch;
 
 pub use availability::{Availability, Chain};
-pub use configure::{ConfigureError, broker, broker_to_look_at, check, names, store, topology};
+pub use configure::{ConfigureError, broker, broker_to_look_at, check, late, names, store, topology};
 pub use judge::{Judge, Judgement};
 pub use put_back::{PutBack, PutBackError};
 pub use watch::{schema_known, watch_broker, watch_store};

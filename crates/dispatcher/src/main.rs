@@ -123,14 +123,13 @@ impl Stages<'_> {
     }
 
     fn reconciler(&self, names: &Arc<Names>) -> Reconciler {
-        let (delivery, recovery) = (&self.settings.delivery, &self.settings.recovery);
         Reconciler {
             session: self.store.recovery(),
             publisher: self.publisher(),
             names: names.clone(),
             clock: self.clock.clone(),
-            interval: recovery.interval.0,
-            late: delivery.timeout.0 + delivery.max_wait.0 + recovery.slack.0,
+            interval: self.settings.recovery.interval.0,
+            late: backends::late(self.settings),
         }
     }
 

@@ -4,13 +4,17 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use domain::UserId;
+use domain::timestamp::PublishedTimestamp;
 use service::values::Span;
+
+use crate::recover::Since;
 
 const EXAMPLES: &str = "\
 Examples, in the project's directory after `make up`:
   lokctl token --user user_1                                   a bearer token for the management API
   lokctl publish --event booking.created --recipient user_1    publish the type's example
   lokctl rejected list                                         what could not be accepted, and why
+  lokctl recover --since 2h --dry-run                          what has lost its message
 
 Where the stack is:
   `.dev/env` in the working directory, which `make up` writes, unless the environment says otherwise:
@@ -34,6 +38,7 @@ pub(crate) enum Command {
     Publish(Publish),
     #[command(subcommand)]
     Rejected(Rejected),
+    Recover(Recover),
 }
 
 /// Make a bearer token for the management API.
@@ -150,6 +155,35 @@ pub(crate) struct Republish {
     pub(crate) payload: Option<PathBuf>,
 }
 
+/// Put back what has lost its message: events that were stored and never fanned out, deliveries that are overdue.
+///
+/// Dispatchers do it by themselves within a minute, as far as their queues are worked off. This does it now, whatever the
+/// queues hold: after RabbitMQ lost its data behind a long queue, for example. Nothing is sent twice by it: the older
+/// messages of a delivery count no more. Deliveries that wait for their retry are left until it is due. Events whose
+/// message was set aside in `lokroom.events.rejected` are put back too.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lokctl recover --since 2h --dry-run
+  lokctl recover --since 2026-01-31T08:00:00Z")]
+pub(crate) struct Recover {
+    /// Of events accepted since then: RFC 3339, or so long ago: 15m, 2h, 7d.
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub(crate) since: Since,
+    /// Only count.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+fn since(text: &str) -> Result<Since, &'static str> {
+    if let Ok(Span(ago)) = text.parse() {
+        return Ok(Since::Ago(ago));
+    }
+    let moment = PublishedTimestamp::parse(text)
+        .map_err(|_| "expected a moment such as 2026-01-31T08:00:00Z, or a time such as 15m, 2h or 7d")?;
+    Ok(Since::Moment(moment.instant()))
+}
+
 fn span(text: &str) -> Result<Span, &'static str> {
     text.parse().map_err(|()| "expected a duration such as 30s, 15m or 1h")
 }
@@ -163,6 +197,7 @@ fn ttl(text: &str) -> Result<Span, &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
     use clap::CommandFactory as _;
 
     use super::*;
@@ -170,6 +205,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_moment_is_said_as_such_or_as_so_long_ago() {
+        let moment = DateTime::from_timestamp_millis(1_705_314_600_000).unwrap();
+        assert!(matches!(since("2024-01-15T11:30:00+01:00"), Ok(Since::Moment(at)) if at == moment));
+        assert!(matches!(since("2h"), Ok(Since::Ago(ago)) if ago.as_secs() == 7200));
+        for text in ["", "yesterday", "2024-01-15"] {
+            assert!(since(text).is_err(), "{text}");
+        }
     }
 
     #[test]

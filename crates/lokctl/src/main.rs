@@ -7,6 +7,7 @@ mod environment;
 mod input;
 mod migrate;
 mod publish;
+mod recover;
 mod rejected;
 mod token;
 
@@ -53,6 +54,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Publish(arguments) => {
             runtime.block_on(publish::run(arguments, &settings(&["amqp.url"])?, &clock))
+        }
+        Command::Recover(arguments) => {
+            let settings = settings(&["database.url", "amqp.url"])?;
+            runtime.block_on(recover::run(&arguments, &settings, &clock))
         }
         Command::Rejected(command) => {
             runtime.block_on(rejected::run(command, &settings(&["amqp.url"])?, &clock))

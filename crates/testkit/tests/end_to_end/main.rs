@@ -6,6 +6,8 @@ mod crashes;
 mod delivered_request;
 mod duplicates;
 mod guide_code;
+mod lost_messages;
+mod memory;
 mod outages;
 mod private_servers;
 mod retries;

@@ -1,6 +1,8 @@
 //! Confirmed publishes, many in flight.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready, try_join_all};
@@ -59,6 +61,8 @@ impl Confirmed {
 pub struct Publisher {
     requests: mpsc::Sender<Request>,
     timeout: Duration,
+    /// Whether the log says that messages are not confirmed.
+    told: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -92,7 +96,7 @@ impl Publisher {
                 () = state.run() => {}
             }
         });
-        Self { requests, timeout }
+        Self { requests, timeout, told: Arc::default() }
     }
 
     /// Publishes a message and waits for its confirm, across reconnects, for at most the broker's
@@ -123,20 +127,20 @@ impl Publisher {
 
 impl Publisher {
     /// Publishes a message again and again until it is confirmed, with growing waits in between; one log line when
-    /// that begins and one when it ends. Ends only by the confirm: whoever may not wait drops the future.
+    /// messages are no longer confirmed and one when they are again, however many there are. Ends only by the confirm:
+    /// whoever may not wait drops the future.
     pub async fn publish_until_confirmed(&self, message: Message) -> Confirmed {
         let mut backoff = Backoff::default();
-        let mut told = false;
         loop {
             match self.publish(message.clone()).await {
                 Ok(confirmed) => {
-                    if told {
+                    if self.told.swap(false, Ordering::Relaxed) {
                         info!(routing_key = message.routing_key, "published after all");
                     }
                     return confirmed;
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut told, true) {
+                    if !self.told.swap(true, Ordering::Relaxed) {
                         warn!(%error, routing_key = message.routing_key, "not published; trying again");
                     }
                     backoff.wait().await;

@@ -3,6 +3,8 @@ use std::time::Duration;
 
 use broker::{Broker, Confirmed, Health, PublisherConfig, Queue, Topology};
 
+use testkit::FaultProxy;
+
 use crate::proxy::Proxy;
 use crate::support::{DEADLINE, config_by_way_of, connect_with, consumer, next, number, server, with_bench};
 
@@ -104,6 +106,76 @@ async fn a_batch_does_not_mix_messages_of_two_channels() {
         broker.close(DEADLINE).await;
         direct.close(Duration::from_secs(1)).await;
         assert_eq!(bench.drain("work").await.len(), 0);
+    })
+    .await;
+}
+
+/// After so long without a message a consumer subscribes again.
+const IDLE: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_while_an_idle_consumer_subscribes_again_is_not_taken_for_something_that_came_back() {
+    with_bench(async |bench| {
+        const ONE_WAY: Duration = Duration::from_secs(1);
+        let mut config = crate::support::config();
+        let proxy = FaultProxy::put_before(&mut config.url, 5672).await;
+        let topology = Topology::default().queue(Queue::work(bench.name("work")));
+        let broker = connect_with(config, topology.clone()).await;
+        let direct = connect_with(crate::support::config(), topology).await;
+        let publisher = direct.publisher(PublisherConfig::default());
+        let mut consumer = consumer(&broker, &bench, "work", 10);
+        let publish = async |number| {
+            let _proof = publisher.publish(bench.message("work", number)).await.unwrap();
+        };
+        publish(0).await;
+        next(&mut consumer).await.acker.ack(Confirmed::nothing_to_publish());
+        let last = tokio::time::Instant::now();
+        proxy.delay(ONE_WAY);
+
+        // Under way when the consumer has heard nothing for long enough, and before the broker knows.
+        tokio::time::sleep_until(last + IDLE - ONE_WAY / 2).await;
+        publish(1).await;
+        publish(2).await;
+        for expected in [1, 2] {
+            let found = next(&mut consumer).await;
+            assert_eq!((number(&found.received.body), found.received.redelivered), (expected, false));
+            found.acker.ack(Confirmed::nothing_to_publish());
+        }
+        assert!(last.elapsed() > IDLE, "it was idle");
+        proxy.restore();
+        publish(3).await;
+        let found = next(&mut consumer).await;
+        assert_eq!((number(&found.received.body), found.received.redelivered), (3, false));
+        found.acker.ack(Confirmed::nothing_to_publish());
+        drop(consumer);
+        broker.close(DEADLINE).await;
+        assert_eq!(bench.drain("work").await.len(), 0, "acknowledged on the old channel and on the new one");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_is_cancelled_and_a_broker_closed_in_time_however_silent_the_other_side_is() {
+    with_bench(async |bench| {
+        let mut config = crate::support::config();
+        let proxy = FaultProxy::put_before(&mut config.url, 5672).await;
+        let topology = Topology::default().queue(Queue::work(bench.name("work")));
+        for fail in [FaultProxy::freeze, FaultProxy::cut] {
+            let broker = connect_with(config.clone(), topology.clone()).await;
+            let publisher = broker.publisher(PublisherConfig::default());
+            let _proof = publisher.publish(bench.message("work", 1)).await.unwrap();
+            let mut consumer = consumer(&broker, &bench, "work", 10);
+            let held = next(&mut consumer).await;
+            fail(&proxy);
+            let start = tokio::time::Instant::now();
+            consumer.cancel().await;
+            assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+            held.acker.ack(Confirmed::nothing_to_publish());
+            let start = tokio::time::Instant::now();
+            broker.close(Duration::from_secs(1)).await;
+            assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+            proxy.restore();
+        }
     })
     .await;
 }

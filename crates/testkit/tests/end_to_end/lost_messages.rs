@@ -94,26 +94,45 @@ async fn a_broker_that_lost_all_its_data_gets_500_pending_deliveries_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_is_merely_long_is_not_taken_for_lost() {
-    const EVENTS: usize = 6_000;
+    const EVENTS: usize = 1_600;
+    // Two dispatchers with two requests of 50 ms each make at most 80 a second of it: the last wait for 20 s, and lost
+    // is what is late by 8.5 s.
     let mut stack = impatient()
         .dispatchers(2)
+        .env("LOK__RECOVERY__SLACK", "6s")
+        .env("LOK__DELIVERY__MAX_IN_FLIGHT", "2")
+        .env("LOK__DELIVERY__PREFETCH", "4")
+        .start()
+        .await;
+    let receiver = Receiver::start().await;
+    let webhook = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
+    receiver.answer(Reply::status(200).after(Duration::from_millis(50)));
+    let begun = Instant::now();
+    stack.publish_all(&events(EVENTS)).await;
+    receiver.until_within(EVENTS, Duration::from_secs(50)).await;
+    assert!(begun.elapsed() > Duration::from_secs(15), "the queue was not long: {:?}", begun.elapsed());
+
+    settled(&stack, &webhook, EVENTS as u64).await;
+    assert_eq!(receiver.requests().len(), EVENTS, "an event was delivered twice");
+    assert!(put_back(&mut stack).await.abs() < 0.5, "work was multiplied");
+}
+
+#[tokio::test]
+async fn a_job_that_is_parked_again_and_again_is_not_taken_for_lost() {
+    const EVENTS: usize = 20;
+    let mut stack = impatient()
         .env("LOK__RECOVERY__SLACK", "4s")
-        .env("LOK__DELIVERY__MAX_IN_FLIGHT", "40")
-        .env("LOK__DELIVERY__MAX_IN_FLIGHT_PER_WEBHOOK", "40")
-        .env("LOK__DELIVERY__PREFETCH", "60")
-        .env("LOK__DELIVERY__MAX_WAIT", "300ms")
+        .env("LOK__DELIVERY__MAX_IN_FLIGHT_PER_WEBHOOK", "1")
+        .env("LOK__DELIVERY__MAX_WAIT", "100ms")
         .env("LOK__DELIVERY__PARK_DELAY", "1s")
         .start()
         .await;
     let receiver = Receiver::start().await;
     let webhook = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
-    // Two dispatchers make 320 a second of it: the last wait longer than anything may be late.
-    receiver.answer(Reply::status(200).after(Duration::from_millis(250)));
-    let begun = Instant::now();
+    // One after the other, each for a second: the last is parked for three times as long as anything may be late.
+    receiver.answer(Reply::status(200).after(Duration::from_secs(1)));
     stack.publish_all(&events(EVENTS)).await;
     receiver.until_within(EVENTS, Duration::from_secs(50)).await;
-    assert!(begun.elapsed() > Duration::from_secs(14), "the queue was not long: {:?}", begun.elapsed());
-
     settled(&stack, &webhook, EVENTS as u64).await;
     assert_eq!(receiver.requests().len(), EVENTS, "an event was delivered twice");
     assert!(put_back(&mut stack).await.abs() < 0.5, "work was multiplied");

@@ -1,8 +1,11 @@
 //! What the guide and the contract promise, shown on real processes: each module is one promise.
 
+mod broker_faults;
 mod changes;
 mod configuration;
+mod copies;
 mod crashes;
+mod database_faults;
 mod delivered_request;
 mod duplicates;
 mod guide_code;
@@ -16,4 +19,5 @@ mod secrets_in_logs;
 mod shutdown;
 mod standard_webhooks;
 mod support;
+mod trial;
 mod trying_out;

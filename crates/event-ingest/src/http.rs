@@ -16,12 +16,12 @@ use anyhow::Context as _;
 use domain::event::AcceptedEvent;
 use group_commit::{Bounds, GroupCommit};
 use service::{Settings, Shutdown};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tracing::info;
 
 use crate::decode::Decoder;
 use crate::http::auth::Token;
-use crate::http::body::BodyBudget;
+use crate::http::body::{BodyBudget, Share};
 use crate::http::problem::Problem;
 use crate::pipeline::{Pipeline, Receipt};
 
@@ -44,7 +44,17 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Events of all requests on their way to be durable; `None` is the answer when they were not in time.
-type Intake = GroupCommit<AcceptedEvent, Option<Receipt>>;
+type Intake = GroupCommit<Waiting, Option<Receipt>>;
+
+/// An event on its way to be durable.
+struct Waiting {
+    event: AcceptedEvent,
+    /// When its request is answered at the latest.
+    deadline: Instant,
+    /// The memory of its request's body, which counts as taken until the last of the request's events is out of it: also
+    /// after the request was answered.
+    share: Share,
+}
 
 /// What requests are served with.
 struct Endpoint {
@@ -80,7 +90,7 @@ pub(crate) fn start(
     let time_limit = ingest.http_timeout.0;
     let endpoint = Arc::new(Endpoint {
         token: Token::configured(ingest.token.as_ref())?,
-        intake: intake(pipeline, ingest.batch_events, time_limit, shutdown),
+        intake: intake(pipeline, ingest.batch_events, shutdown),
         decoder,
         bodies: BodyBudget::new(ingest.http_body_limit.0),
         max_events: ingest.http_max_events as usize,
@@ -116,18 +126,24 @@ pub(crate) fn start(
     Ok(Server(handle))
 }
 
-/// Makes the events of all requests durable in groups.
-fn intake(pipeline: Pipeline, batch_events: u32, time_limit: Duration, shutdown: &Shutdown) -> Intake {
+/// Makes the events of all requests durable in groups. Those whose requests were answered while they waited are left:
+/// the publisher was told to publish them again.
+fn intake(pipeline: Pipeline, batch_events: u32, shutdown: &Shutdown) -> Intake {
     let group = NonZeroUsize::new(batch_events as usize).unwrap_or(NonZeroUsize::MIN);
     let bounds = Bounds { waiting: WAITING, group, concurrent_groups: CONCURRENT_GROUPS };
-    GroupCommit::start(bounds, shutdown.tasks(), move |events: Vec<AcceptedEvent>| {
+    GroupCommit::start(bounds, shutdown.tasks(), move |waiting: Vec<Waiting>| {
         let pipeline = pipeline.clone();
         async move {
-            let count = events.len();
-            match timeout(time_limit, pipeline.take(events)).await {
-                Ok(Ok((receipts, _confirmed))) => receipts.into_iter().map(Some).collect(),
-                Ok(Err(_)) | Err(_) => vec![None; count],
-            }
+            let now = Instant::now();
+            let is_wanted: Vec<_> = waiting.iter().map(|it| it.deadline > now).collect();
+            let deadline = waiting.iter().map(|it| it.deadline).max().unwrap_or(now);
+            let (wanted, shares): (Vec<_>, Vec<_>) =
+                waiting.into_iter().filter(|it| it.deadline > now).map(|it| (it.event, it.share)).unzip();
+            let taken = timeout_at(deadline, pipeline.take(wanted)).await;
+            drop(shares);
+            let receipts = taken.ok().and_then(Result::ok).map(|(receipts, _confirmed)| receipts);
+            let mut receipts = receipts.unwrap_or_default().into_iter();
+            is_wanted.into_iter().map(|is_wanted| if is_wanted { receipts.next() } else { None }).collect()
         }
     })
 }

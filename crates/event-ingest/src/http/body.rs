@@ -6,6 +6,7 @@ use actix_web::http::header::{CONTENT_LENGTH, HeaderMap};
 use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_util::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use crate::http::problem::Problem;
 
@@ -19,10 +20,14 @@ pub(crate) struct BodyBudget {
     free: Arc<Semaphore>,
 }
 
+/// A share of the memory. Clones hold it together: it is free when the last of them is gone.
+#[derive(Clone)]
+pub(crate) struct Share(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
+
 /// A body with its share of the memory.
 pub(crate) struct Body {
     pub(crate) bytes: Bytes,
-    _share: OwnedSemaphorePermit,
+    pub(crate) share: Share,
 }
 
 impl BodyBudget {
@@ -33,26 +38,37 @@ impl BodyBudget {
         Self { limit, free: Arc::new(Semaphore::new(kib)) }
     }
 
-    /// Reads a body. Waits for memory and for the client: give it a time limit.
-    pub(crate) async fn read(&self, headers: &HeaderMap, mut payload: Payload) -> Result<Body, Problem> {
-        let too_large = Problem::TooLarge { limit: self.limit };
+    /// Reads a body. Waits for memory and for the client, neither for longer than until `deadline`.
+    pub(crate) async fn read(
+        &self,
+        headers: &HeaderMap,
+        payload: Payload,
+        deadline: Instant,
+    ) -> Result<Body, Problem> {
         let announced = announced_length(headers);
         let most = announced.unwrap_or(self.limit);
         if most > self.limit {
-            return Err(too_large);
+            return Err(Problem::TooLarge { limit: self.limit });
         }
         let kib = u32::try_from(most.div_ceil(1024).max(1)).unwrap_or(u32::MAX);
-        let share = self.free.clone().acquire_many_owned(kib).await.map_err(|_| Problem::Unavailable)?;
+        // While nothing can be stored the memory is full of what waits: that is no fault of the client.
+        let share = timeout_at(deadline, self.free.clone().acquire_many_owned(kib)).await;
+        let share = share.ok().and_then(Result::ok).ok_or(Problem::Unavailable)?;
+        let reading = self.read_payload(payload, announced.unwrap_or_default());
+        let bytes = timeout_at(deadline, reading).await.map_err(|_| Problem::TooSlow)??;
+        Ok(Body { bytes, share: Share(Arc::new(share)) })
+    }
 
-        let mut bytes = BytesMut::with_capacity(announced.unwrap_or_default());
+    async fn read_payload(&self, mut payload: Payload, announced: usize) -> Result<Bytes, Problem> {
+        let mut bytes = BytesMut::with_capacity(announced);
         while let Some(chunk) = payload.next().await {
             let chunk = chunk.map_err(|_| Problem::Unreadable)?;
             if bytes.len() + chunk.len() > self.limit {
-                return Err(too_large);
+                return Err(Problem::TooLarge { limit: self.limit });
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok(Body { bytes: bytes.freeze(), _share: share })
+        Ok(bytes.freeze())
     }
 }
 

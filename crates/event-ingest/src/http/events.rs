@@ -9,9 +9,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::counted::{Outcome, Source};
 use crate::decode::essence;
+use crate::http::body::Body;
 use crate::http::items::Items;
 use crate::http::problem::Problem;
-use crate::http::{Endpoint, auth};
+use crate::http::{Endpoint, Waiting, auth};
 use crate::pipeline::Receipt;
 
 /// Larger bodies are checked on a thread for blocking work: others are served by this one.
@@ -27,11 +28,11 @@ pub(crate) async fn post(
     auth::check(endpoint.token.as_ref(), request.headers())?;
     check_media_type(request.headers())?;
     let deadline = Instant::now() + endpoint.time_limit;
-    let reading = endpoint.bodies.read(request.headers(), payload);
-    let body = timeout_at(deadline, reading).await.map_err(|_| Problem::TooSlow)??;
+    let Body { bytes, share } = endpoint.bodies.read(request.headers(), payload, deadline).await?;
 
-    let checked = check_all(&endpoint, &body.bytes).await?;
-    let taking = join_all(checked.into_iter().map(|event| take(&endpoint, event)));
+    let checked = check_all(&endpoint, &bytes).await?;
+    let waiting = |event| Waiting { event, deadline, share: share.clone() };
+    let taking = join_all(checked.into_iter().map(|event| take(&endpoint, event.map(waiting))));
     let taken = timeout_at(deadline, taking).await.map_err(|_| Problem::Unavailable)?;
     let receipts = taken.into_iter().collect::<Option<Vec<_>>>().ok_or(Problem::Unavailable)?;
     answer(receipts)
@@ -66,7 +67,7 @@ fn check(endpoint: &Endpoint, body: &[u8]) -> Result<Vec<Checked>, Problem> {
 }
 
 /// Makes an event durable, together with whatever others there are; `None` if that was not possible in time.
-async fn take(endpoint: &Endpoint, event: Checked) -> Option<Receipt> {
+async fn take(endpoint: &Endpoint, event: Result<Waiting, Rejection>) -> Option<Receipt> {
     match event {
         Ok(event) => endpoint.intake.submit(event).await.ok().flatten(),
         Err(rejection) => Some(Receipt::Refused(rejection)),

@@ -46,6 +46,14 @@ async fn a_wrong_value_is_told_with_what_is_expected() {
 }
 
 #[tokio::test]
+async fn a_dispatcher_wants_more_time_to_stop_than_an_attempt_takes() {
+    for (variable, value) in [("LOK__SHUTDOWN__GRACE", "12s"), ("LOK__DELIVERY__TIMEOUT", "13s")] {
+        let output = configured("dispatcher").env(variable, value).output().await;
+        assert_refused(&output, &["dispatcher", "shutdown.grace", "delivery.timeout", value]);
+    }
+}
+
+#[tokio::test]
 async fn what_is_missing_is_listed_with_its_variables() {
     for name in SERVICES {
         let output = Binary::new(name).output().await;

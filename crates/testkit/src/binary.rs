@@ -201,7 +201,8 @@ impl Service {
 
     /// What the process takes, and took at most.
     pub fn memory(&self) -> Memory {
-        Memory::of(self.pid()).unwrap_or_else(|| panic!("{} has ended\n{}", self.binary.name, self.log.tail()))
+        Memory::of(self.pid())
+            .unwrap_or_else(|| panic!("{} has ended\n{}", self.binary.name, self.log.tail()))
     }
 
     /// Everything it logged so far, over all restarts.
@@ -222,6 +223,16 @@ impl Service {
     /// `http://host:port` of its own HTTP server.
     pub async fn url(&mut self) -> String {
         self.address("HTTP server's address", |log| log.addresses().listening).await
+    }
+
+    /// `http://host:port` of its admin server, if the process that runs has said it yet.
+    pub fn admin_url_now(&self) -> Option<String> {
+        self.log.addresses().admin.map(|address| format!("http://{address}"))
+    }
+
+    /// `http://host:port` of its own HTTP server, if the process that runs has said it yet.
+    pub fn url_now(&self) -> Option<String> {
+        self.log.addresses().listening.map(|address| format!("http://{address}"))
     }
 
     async fn address(&mut self, what: &str, read: impl Fn(&Log) -> Option<SocketAddr>) -> String {
@@ -265,6 +276,13 @@ impl Service {
     /// Whether the process runs.
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| child.0.try_wait().expect("the process is ours").is_none())
+    }
+
+    /// How the process ended, if it has; told once. Then it can be started again.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.0.try_wait().expect("the process is ours")?;
+        self.child = None;
+        Some(status)
     }
 
     fn panic_if_ended(&mut self) {

@@ -46,6 +46,8 @@ struct Shared {
 }
 
 struct State {
+    /// Whether requests are kept.
+    records: bool,
     requests: Vec<Request>,
     /// How many [`Receiver::expect_request`] has given out.
     expected: usize,
@@ -66,6 +68,9 @@ impl Shared {
             return Reply::status(507);
         }
         let reply = state.next.pop_front().unwrap_or_else(|| (state.script.clone())(&request));
+        if !state.records {
+            return reply;
+        }
         state.requests.push(request);
         self.recorded.send_replace(state.requests.len());
         reply
@@ -78,6 +83,7 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("the system has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let state = State {
+            records: true,
             requests: Vec::new(),
             expected: 0,
             next: VecDeque::new(),
@@ -106,6 +112,12 @@ impl Receiver {
     /// Lets a function decide from now on.
     pub fn answer_with(&self, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) {
         self.shared.lock().script = Arc::new(script);
+    }
+
+    /// Keeps no request from now on: for more than fit into memory, which the function of
+    /// [`Receiver::answer_with`] sees and keeps what it needs of.
+    pub fn record_nothing(&self) {
+        self.shared.lock().records = false;
     }
 
     /// Every request so far, in the order of arrival.

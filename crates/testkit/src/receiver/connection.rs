@@ -37,6 +37,10 @@ pub(super) async fn serve(mut stream: TcpStream, take: impl Fn(Request) -> Reply
             Action::Answer { status, headers, body } => (answer(status, &headers, &body), true),
             Action::Raw(bytes) => (bytes, false),
             Action::Close => return,
+            Action::Reset => {
+                let _ = stream.set_zero_linger();
+                return;
+            }
             Action::Hang => {
                 // Until the sender gives up.
                 while stream.read_buf(&mut buffer).await.is_ok_and(|read| read > 0) {

@@ -19,6 +19,7 @@ pub(super) enum Action {
     Raw(Bytes),
     Hang,
     Close,
+    Reset,
 }
 
 impl Reply {
@@ -45,6 +46,11 @@ impl Reply {
     /// No answer; the connection is closed.
     pub fn close() -> Self {
         Self::of(Action::Close)
+    }
+
+    /// No answer; the connection is reset (RST), as by a process that crashed.
+    pub fn reset() -> Self {
+        Self::of(Action::Reset)
     }
 
     /// Exactly these bytes, then the connection is closed.

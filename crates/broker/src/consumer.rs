@@ -52,9 +52,17 @@ pub struct Received {
     pub message_id: Option<String>,
     /// Further headers.
     pub headers: Headers,
-    /// Whether it was delivered before and not acknowledged: an earlier holder may have done part of the work.
+    /// Whether it was delivered before and not acknowledged: an earlier holder may have done part of the work. Stays so
+    /// when the message is moved ([`Received::forward_to`]).
     pub redelivered: bool,
+    /// How often its queue delivered it before in vain. RabbitMQ before 4.3 counts every return, later versions those
+    /// by the end of a channel, not those given back.
+    pub delivery_count: u64,
 }
+
+/// Most bytes of headers that go along when a message is moved. The broker refuses a message whose headers do not fit
+/// into one frame (128 KiB), and those of the move have to fit too.
+const MAX_MOVED_HEADER_BYTES: usize = 64 * 1024;
 
 impl Received {
     pub(crate) fn new(
@@ -65,6 +73,11 @@ impl Received {
         properties: &lapin::BasicProperties,
     ) -> Self {
         let text = |value: &Option<lapin::types::ShortString>| value.as_ref().map(ToString::to_string);
+        let headers = Headers::of(properties);
+        // What publishers send comes through an exchange of ours: what they write into this header says nothing.
+        let came_back_elsewhere = exchange.is_empty() && headers.says_redelivered();
+        // The broker writes the count into what it delivers again; on a first delivery it would be the publisher's word.
+        let delivery_count = if redelivered { headers.delivery_count() } else { 0 };
         Self {
             body: body.into(),
             exchange: exchange.to_owned(),
@@ -72,22 +85,26 @@ impl Received {
             content_type: text(properties.content_type()),
             content_encoding: text(properties.content_encoding()),
             message_id: text(properties.message_id()),
-            headers: Headers::of(properties),
-            redelivered,
+            headers,
+            redelivered: redelivered || came_back_elsewhere,
+            delivery_count,
         }
     }
 
     /// The same content as a message to another queue, and to no other: without `CC` and `BCC`, which make RabbitMQ
-    /// send copies elsewhere.
+    /// send copies elsewhere. Whoever takes it from there is told if it came back here. Headers over 64 KiB in all stay
+    /// behind.
     pub fn forward_to(&self, queue: impl Into<String>) -> Message {
         let mut message = Message::to_queue(queue, self.body.clone());
         message.content_type.clone_from(&self.content_type);
         message.content_encoding.clone_from(&self.content_encoding);
         message.message_id.clone_from(&self.message_id);
-        message.headers = self.headers.clone();
-        message.headers.remove("CC");
-        message.headers.remove("BCC");
-        message
+        let header_bytes: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if header_bytes <= MAX_MOVED_HEADER_BYTES {
+            message.headers = self.headers.clone();
+        }
+        message.headers.remove_what_is_not_moved();
+        if self.redelivered { message.redelivered() } else { message }
     }
 }
 

@@ -20,6 +20,17 @@ pub enum BrokerError {
         #[source]
         source: std::io::Error,
     },
+    /// A queue is there that this version declares otherwise. An operator has to delete it, which loses what is in it.
+    #[error(
+        "the queue `{queue}` was declared otherwise, by another version: let it run empty, then delete it"
+    )]
+    DeclaredOtherwise {
+        /// The queue.
+        queue: String,
+        /// The broker's answer, which names the argument that differs.
+        #[source]
+        source: lapin::Error,
+    },
     /// No answer in time.
     #[error("no answer from the broker within {0:?}")]
     Timeout(Duration),

@@ -1,5 +1,6 @@
 //! One connection that is kept up.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,6 +89,13 @@ async fn declare(connection: &Connection, topology: &Topology, limit: Duration) 
     timeout(limit, declaring).await.map_err(|_| BrokerError::Timeout(limit))?
 }
 
+fn with_cause(error: &BrokerError) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
 impl Keeper {
     async fn keep_up(self, current: watch::Sender<Option<Arc<Connection>>>) {
         let mut backoff = self.config.backoff.clone();
@@ -114,7 +122,7 @@ impl Keeper {
                     current.send_replace(None);
                     reason
                 }
-                Err(error) => error.to_string(),
+                Err(error) => with_cause(&error),
             };
             self.set_health(Health::Disconnected { reason });
             tokio::select! {
@@ -132,7 +140,10 @@ impl Keeper {
             Connection::connect_uri_with_config(self.uri.clone(), properties, self.tls.clone(), runtime);
         let limit = self.config.connect_timeout;
         let connection = timeout(limit, connecting).await.map_err(|_| BrokerError::Timeout(limit))??;
-        declare(&connection, &self.topology, limit).await?;
+        if let Err(error) = declare(&connection, &self.topology, limit).await {
+            let _ = timeout(limit, connection.close(200, "OK".into())).await;
+            return Err(error);
+        }
         Ok(connection)
     }
 

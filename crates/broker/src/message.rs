@@ -4,6 +4,9 @@ use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 
+/// Says of a moved message that it came back where it was before: the broker's own mark does not go along.
+pub const REDELIVERED_HEADER: &str = "x-lok-redelivered";
+
 /// A message to be published: persistent and mandatory, always.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
@@ -61,6 +64,13 @@ impl Message {
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.set(name, value);
         self
+    }
+
+    /// Says that an earlier holder may have done part of the work: [`crate::Received::redelivered`] will tell, provided
+    /// that the message is published straight to a queue.
+    #[must_use]
+    pub fn redelivered(self) -> Self {
+        self.header(REDELIVERED_HEADER, "true")
     }
 
     /// The AMQP properties, with the publisher's own number of this publish.
@@ -138,8 +148,21 @@ impl Headers {
     }
 
     /// How often the queue already delivered the message in vain (`x-delivery-count` of quorum queues).
-    pub fn delivery_count(&self) -> Option<i64> {
-        self.table.inner().get("x-delivery-count").and_then(AMQPValue::as_long_long_int)
+    pub(crate) fn delivery_count(&self) -> u64 {
+        let count = self.table.inner().get("x-delivery-count").and_then(AMQPValue::as_long_long_int);
+        count.and_then(|count| count.try_into().ok()).unwrap_or(0)
+    }
+
+    /// Whether whoever moved the message said that it had come back.
+    pub(crate) fn says_redelivered(&self) -> bool {
+        self.text(REDELIVERED_HEADER).is_some()
+    }
+
+    /// Removes what holds for one publish or for one queue only.
+    pub(crate) fn remove_what_is_not_moved(&mut self) {
+        for name in ["CC", "BCC", "x-delivery-count", "x-acquired-count", REDELIVERED_HEADER] {
+            self.remove(name);
+        }
     }
 
     /// The queue that a dead letter was first taken from (`x-first-death-queue`).

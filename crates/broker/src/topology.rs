@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, ExchangeKind};
+use lapin::{Channel, ErrorKind, ExchangeKind};
 
 use crate::BrokerError;
 
@@ -99,6 +99,16 @@ impl Queue {
     }
 }
 
+fn not_declared(queue: &Queue, error: lapin::Error) -> BrokerError {
+    const PRECONDITION_FAILED: u16 = 406;
+    match error.kind() {
+        ErrorKind::ProtocolError(reason) if reason.get_id() == PRECONDITION_FAILED => {
+            BrokerError::DeclaredOtherwise { queue: queue.name.clone(), source: error }
+        }
+        _ => error.into(),
+    }
+}
+
 /// Without `reject-publish` RabbitMQ accepts the declaration and silently falls back to at most once.
 fn dead_letter_at_least_once(target: &str, set: &mut impl FnMut(&str, AMQPValue)) {
     set("x-dead-letter-exchange", text(""));
@@ -159,7 +169,9 @@ impl Topology {
         }
         for queue in &self.queues {
             let options = QueueDeclareOptions { durable: true, ..Default::default() };
-            channel.queue_declare(queue.name.as_str().into(), options, queue.arguments()).await?;
+            let declared =
+                channel.queue_declare(queue.name.as_str().into(), options, queue.arguments()).await;
+            declared.map_err(|error| not_declared(queue, error))?;
         }
         for Binding { queue, exchange, routing_key } in &self.bindings {
             channel

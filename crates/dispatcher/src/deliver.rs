@@ -11,6 +11,7 @@ use domain::Timestamp;
 use domain::protocol::{DELETED, DISABLED, Decision, Fence, Taken, Ticket, decide};
 use domain::retry::{AttemptNumber, NextStep, Schedule, Verdict, next_step};
 use egress::{AttemptError, Client, Outcome};
+use isolation::{Isolation, MAY_TAKE, Stopping, Work};
 use metrics::{counter, gauge, histogram};
 use service::Clock;
 use store::{AttemptRecord, AttemptResult, Deferral, Reissue};
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info};
 use wire::DeliveryJob;
+use wire::rejected::UNUSABLE;
 
 use crate::claims::Claims;
 use crate::journal::{Journal, JournalError};
@@ -30,6 +32,12 @@ use crate::targets::{NoTarget, Target, Targets};
 
 /// The reason recorded where the event was dropped before its delivery was made.
 const NO_BODY: &str = "the event is no longer kept";
+
+/// The reason recorded where nothing can be done with a job; more is told to operators.
+const UNDELIVERABLE: &str = "this delivery cannot be made; the platform's operators can see why";
+
+/// The reason recorded where a job made its dispatchers fail; more is told to operators.
+const POISONOUS: &str = "this delivery made the platform's dispatchers fail again and again; it was given up";
 
 /// The stage that makes attempts.
 pub(crate) struct DeliverStage {
@@ -43,7 +51,7 @@ pub(crate) struct DeliverStage {
     pub(crate) schedule: Schedule,
     /// Longest wait for a turn before a job is parked.
     pub(crate) max_wait: Duration,
-    pub(crate) queue: String,
+    pub(crate) isolation: Isolation,
     pub(crate) clock: Clock,
     pub(crate) stopping: CancellationToken,
 }
@@ -104,20 +112,14 @@ impl DeliverStage {
 
     async fn take(self: Arc<Self>, delivery: Delivery) {
         let Delivery { received, acker } = delivery;
-        if self.probes.take(&received).await {
-            return acker.ack(Confirmed::nothing_to_publish());
-        }
-        match self.work_off(&received).await {
+        match self.isolation.work_off(&*self, std::slice::from_ref(&received)).await {
             Ok(proof) => acker.ack(proof),
-            Err(NotDone::Stopping) => acker.requeue(),
-            Err(NotDone::SetAside(reason)) => {
-                acker.ack(self.outbox.set_aside(&received, &self.queue, &reason).await);
-            }
+            Err(Stopping) => acker.requeue(),
         }
     }
 
     /// When this returns a proof, whatever the job asked for is committed and confirmed.
-    async fn work_off(&self, received: &Received) -> Result<Confirmed, NotDone> {
+    async fn do_job(&self, received: &Received) -> Result<Confirmed, NotDone> {
         let job = DeliveryJob::decode(received.body.clone())
             .map_err(|error| NotDone::SetAside(error.to_string()))?;
         let taken = if received.redelivered { Taken::Again } else { Taken::First };
@@ -275,6 +277,27 @@ impl DeliverStage {
         }
     }
 
+    /// Ends a delivery whose job is about to be set aside, unless another job stands for it.
+    async fn end(&self, received: &Received, reason: &'static str) -> Result<(), Stopping> {
+        let Ok(job) = DeliveryJob::decode(received.body.clone()) else { return Ok(()) };
+        let ending = async {
+            let state = self.journal.check(job.delivery, false).await?;
+            if decide(job.ticket, Taken::Again, state.as_ref().map(|state| &state.row)) == Decision::Nothing {
+                return Ok(());
+            }
+            self.abandon(&job, reason).await.map(drop)
+        };
+        match ending.await {
+            Err(NotDone::Stopping) => Err(Stopping),
+            // It stays pending, and its job in the rejected queue: an operator can put it back.
+            Err(NotDone::SetAside(refusal)) => {
+                error!(delivery.id = %job.delivery, refusal, "a delivery that is set aside cannot be ended");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
     async fn send(&self, job: &DeliveryJob, target: &Target, body: Bytes) -> Result<Made, NotDone> {
         let started_at = self.clock.now();
         let headers = request::headers(job, job.ticket.attempt, &body, &target.signer, started_at)
@@ -327,6 +350,47 @@ impl DeliverStage {
             error,
             result,
         }
+    }
+}
+
+impl Work for DeliverStage {
+    async fn work_off(&self, messages: &[Received]) -> Result<Confirmed, Stopping> {
+        let mut proof = Confirmed::nothing_to_publish();
+        for received in messages {
+            if self.probes.take(received).await {
+                continue;
+            }
+            let done = match self.do_job(received).await {
+                Ok(done) => done,
+                Err(NotDone::Stopping) => return Err(Stopping),
+                Err(NotDone::SetAside(reason)) => {
+                    self.end(received, UNDELIVERABLE).await?;
+                    let message = received.forward_to(self.isolation.queue());
+                    self.isolation.set_aside(message, UNUSABLE, &reason).await?
+                }
+            };
+            proof = proof.and(done);
+        }
+        Ok(proof)
+    }
+
+    fn is_suspect(&self, received: &Received) -> bool {
+        DeliveryJob::decode(received.body.clone()).is_ok_and(|job| job.ticket.is_suspect())
+    }
+
+    async fn isolating(&self, received: &Received) -> Result<(), Stopping> {
+        let Ok(job) = DeliveryJob::decode(received.body.clone()) else { return Ok(()) };
+        let until = self.clock.now() + MAY_TAKE;
+        let deferral = Deferral { delivery: job.delivery, ticket: job.ticket, until };
+        match self.journal.defer(deferral).await {
+            Err(JournalError::Stopped(_)) => Err(Stopping),
+            // Whether it counts is decided when it is worked off.
+            Ok(_) | Err(JournalError::Refused(_)) => Ok(()),
+        }
+    }
+
+    async fn give_up(&self, received: &Received, _reason: &str) -> Result<(), Stopping> {
+        self.end(received, POISONOUS).await
     }
 }
 

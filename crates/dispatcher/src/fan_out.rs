@@ -5,17 +5,20 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use backends::{Availability, Chain};
-use broker::{Batch, Confirmed, Consumer};
+use broker::{Confirmed, Consumer, Message, Received};
+use bytes::Bytes;
 use domain::protocol::{Fence, Taken, Ticket};
 use domain::retry::AttemptNumber;
-use domain::{DeliveryId, WebhookId};
+use domain::{DeliveryId, EventId, Timestamp, WebhookId};
 use futures_util::FutureExt as _;
+use isolation::{Isolation, MAY_TAKE, Stopping, Work};
 use metrics::counter;
 use service::Clock;
 use store::{NewDelivery, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
-use wire::{DeliveryJob, FanOut, FanOutEvent, Names, PROTOBUF};
+use wire::rejected::UNUSABLE;
+use wire::{DeliveryJob, FanOut, FanOutEvent, PROTOBUF};
 
 use crate::outbox::Outbox;
 use crate::reconcile::Probes;
@@ -34,7 +37,7 @@ pub(crate) struct FanOutStage {
     pub(crate) subscriptions: Subscriptions,
     pub(crate) outbox: Outbox,
     pub(crate) probes: Probes,
-    pub(crate) names: Arc<Names>,
+    pub(crate) isolation: Isolation,
     pub(crate) clock: Clock,
     /// Messages taken together: the consumer's prefetch.
     pub(crate) batch_messages: usize,
@@ -51,12 +54,12 @@ struct Chunk<'a> {
     deliveries: Vec<NewDelivery>,
     events: HashMap<DeliveryId, (&'a Event, WebhookId)>,
     /// Events of which no delivery is missing once this chunk is written.
-    completed: Vec<domain::EventId>,
+    completed: Vec<EventId>,
 }
 
 impl FanOutStage {
     /// Works messages off, batch after batch, until `stopping`.
-    pub(crate) async fn run(self, mut consumer: Consumer, stopping: CancellationToken) {
+    pub(crate) async fn run(self: Arc<Self>, mut consumer: Consumer, stopping: CancellationToken) {
         loop {
             let batch = tokio::select! {
                 biased;
@@ -64,17 +67,17 @@ impl FanOutStage {
                 batch = consumer.next_batch(self.batch_messages, BATCH_BYTES) => batch,
             };
             let Some(batch) = batch else { break };
-            let proof = self.work_off(&batch).boxed().await;
+            let Ok(proof) = self.isolation.work_off(&*self, batch.messages()).boxed().await else { break };
             batch.ack(proof);
         }
         consumer.cancel().await;
     }
 
-    /// When this returns, every delivery of the batch is committed and every job confirmed.
-    async fn work_off(&self, batch: &Batch) -> Confirmed {
+    /// When this returns, every delivery of these messages is committed and every job confirmed.
+    async fn fan_out_messages(&self, messages: &[Received]) -> Result<Confirmed, Stopping> {
         let mut events = Vec::new();
         let mut proof = Confirmed::nothing_to_publish();
-        for message in batch.messages() {
+        for message in messages {
             if self.probes.take(message).await {
                 continue;
             }
@@ -82,17 +85,17 @@ impl FanOutStage {
             match FanOut::decode(message.body.clone()) {
                 Ok(decoded) => events.extend(decoded.events.into_iter().map(|event| (event, taken))),
                 Err(error) => {
-                    let queue = self.names.fan_out_queue();
-                    proof = proof.and(self.outbox.set_aside(message, &queue, &error.to_string()).await);
+                    let message = message.forward_to(self.isolation.queue());
+                    proof = proof.and(self.isolation.set_aside(message, UNUSABLE, &error.to_string()).await?);
                 }
             }
         }
-        proof.and(self.fan_out_or_set_aside(&events).await)
+        Ok(proof.and(self.fan_out_or_set_aside(&events).await?))
     }
 
     /// One event that the database refuses must not take the others with it: events that are refused are tried in
     /// halves, and what is refused alone is set aside.
-    async fn fan_out_or_set_aside(&self, events: &[Event]) -> Confirmed {
+    async fn fan_out_or_set_aside(&self, events: &[Event]) -> Result<Confirmed, Stopping> {
         let mut proof = Confirmed::nothing_to_publish();
         let mut parts = vec![events];
         while let Some(part) = parts.pop() {
@@ -104,11 +107,11 @@ impl FanOutStage {
                     error!(error = %Chain(&refusal), events = part.len(), "fan-out refused; trying it in halves");
                     continue;
                 }
-                Err(refusal) => self.set_aside(part, &refusal).await,
+                Err(refusal) => self.set_aside(part, &refusal).await?,
             };
             proof = proof.and(done);
         }
-        proof
+        Ok(proof)
     }
 
     async fn fan_out(&self, events: &[Event]) -> Result<Confirmed, StoreError> {
@@ -186,13 +189,48 @@ impl FanOutStage {
         }
     }
 
-    async fn set_aside(&self, events: &[Event], refusal: &StoreError) -> Confirmed {
-        let events = events.iter().map(|(event, _)| event.clone()).collect();
-        let queue = self.names.fan_out_queue();
-        let message = broker::Message::to_queue(&queue, FanOut { events }.encode()).content_type(PROTOBUF);
-        let reason = Chain(refusal).to_string();
-        self.outbox.set_aside_message(message, &queue, &reason).await
+    async fn set_aside(&self, events: &[Event], refusal: &StoreError) -> Result<Confirmed, Stopping> {
+        let events: Vec<_> = events.iter().map(|(event, _)| event.clone()).collect();
+        self.leave(&events, None).await;
+        let body = FanOut { events }.encode();
+        let message = Message::to_queue(self.isolation.queue(), body).content_type(PROTOBUF).redelivered();
+        self.isolation.set_aside(message, UNUSABLE, &Chain(refusal).to_string()).await
     }
+
+    /// Keeps the reconciler from events whose message waits elsewhere, until then; `None`: for good.
+    async fn leave(&self, events: &[FanOutEvent], until: Option<Timestamp>) {
+        let ids: Vec<_> = events.iter().map(|event| event.id).collect();
+        let leaving = self.availability.until_available(|| self.store.leave_events(&ids, until)).await;
+        if let Err(refusal) = leaving {
+            error!(error = %Chain(&refusal), events = ids.len(), "events set aside may be put back");
+        }
+    }
+}
+
+impl Work for FanOutStage {
+    async fn work_off(&self, messages: &[Received]) -> Result<Confirmed, Stopping> {
+        self.fan_out_messages(messages).await
+    }
+
+    fn parts(&self, message: &Received) -> Vec<Bytes> {
+        let single = |event| FanOut { events: vec![event] }.encode();
+        events_of(message).into_iter().map(single).collect()
+    }
+
+    async fn isolating(&self, message: &Received) -> Result<(), Stopping> {
+        self.leave(&events_of(message), Some(self.clock.now() + MAY_TAKE)).await;
+        Ok(())
+    }
+
+    async fn give_up(&self, message: &Received, _reason: &str) -> Result<(), Stopping> {
+        self.leave(&events_of(message), None).await;
+        Ok(())
+    }
+}
+
+/// What a message holds; nothing if it cannot be read.
+fn events_of(message: &Received) -> Vec<FanOutEvent> {
+    FanOut::decode(message.body.clone()).map(|decoded| decoded.events).unwrap_or_default()
 }
 
 impl<'a> Chunk<'a> {

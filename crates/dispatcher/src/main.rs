@@ -23,6 +23,8 @@ use domain::network::AddressPolicy;
 use domain::retry::Schedule;
 use domain::webhook_url::{Schemes, UrlPolicy};
 use egress::{Client, EgressConfig};
+use futures_util::future::select_all;
+use isolation::Isolation;
 use service::{Context, ServiceInfo, Settings};
 use store::Store;
 use tokio::task::JoinHandle;
@@ -78,13 +80,12 @@ async fn dispatch(context: Context) -> anyhow::Result<()> {
 
     let stages =
         Stages { settings: &settings, store, broker: &broker, client, clock, background: &background };
-    let (mut fan_out, mut deliver) = stages.start(&shutdown);
+    let stages = stages.start(&shutdown);
 
-    // Left to itself, a stage ends only by a panic. Then the process ends too: its messages come back.
+    // Left to itself, a stage ends only by a panic of its own. Then the process ends too: its messages come back.
     let ended_early = tokio::select! {
         () = stopping.cancelled() => Ok(()),
-        ended = &mut fan_out => ended,
-        ended = &mut deliver => ended,
+        (ended, ..) = select_all(stages) => ended,
     };
     stopping.cancel();
     shutdown.drained().await;
@@ -103,23 +104,47 @@ struct Stages<'a> {
 }
 
 impl Stages<'_> {
-    /// Starts both stages. They end after `shutdown` said so, when their work is done.
-    fn start(self, shutdown: &service::Shutdown) -> (JoinHandle<()>, JoinHandle<()>) {
+    /// Starts both stages, each with its isolated queue. They end after `shutdown` said so, when their work is done.
+    fn start(self, shutdown: &service::Shutdown) -> Vec<JoinHandle<()>> {
         let (delivery, tasks, stopping) = (&self.settings.delivery, shutdown.tasks(), shutdown.soft());
         let names = Arc::new(backends::names(self.settings));
         let availability = Availability::new(&self.store);
         let outbox = |publisher| Outbox::new(publisher, names.clone(), delivery.park_delay.0);
 
-        let fan_out = self.fan_out(&names, &availability, outbox(self.publisher()));
+        let isolation = |queue| Isolation::new(self.publisher(), (*names).clone(), queue, stopping.clone());
+        let isolated = |isolation: &Isolation| self.consumer(isolation.isolated_queue().to_owned(), 1);
+
+        let isolation_of_events = isolation(names.fan_out_queue());
+        let fan_out = Arc::new(self.fan_out(
+            &names,
+            &availability,
+            outbox(self.publisher()),
+            isolation_of_events.clone(),
+        ));
         let consumer = self.consumer(names.fan_out_queue(), delivery.fan_out_prefetch);
         self.background.spawn(fan_out.subscriptions.clone().follow_changes(stopping.clone()));
         self.background.spawn(self.reconciler(&names).run(stopping.clone()));
-        let fanning_out = tasks.spawn(fan_out.run(consumer, stopping.clone()));
+        let isolated_events = isolated(&isolation_of_events);
+        let fanning_out = [
+            tasks.spawn(isolation_of_events.run(fan_out.clone(), isolated_events)),
+            tasks.spawn(fan_out.run(consumer, stopping.clone())),
+        ];
 
-        let deliver = self.deliver(&names, &availability, outbox(self.publisher()), stopping.clone());
+        let isolation_of_jobs = isolation(names.deliver_queue());
+        let deliver = Arc::new(self.deliver(
+            &names,
+            &availability,
+            outbox(self.publisher()),
+            isolation_of_jobs.clone(),
+            stopping.clone(),
+        ));
         let consumer = self.consumer(names.deliver_queue(), delivery.prefetch);
-        let delivering = tasks.spawn(Arc::new(deliver).run(consumer, tasks.clone()));
-        (fanning_out, delivering)
+        let isolated_jobs = isolated(&isolation_of_jobs);
+        let delivering = [
+            tasks.spawn(isolation_of_jobs.run(deliver.clone(), isolated_jobs)),
+            tasks.spawn(deliver.run(consumer, tasks.clone())),
+        ];
+        fanning_out.into_iter().chain(delivering).collect()
     }
 
     fn reconciler(&self, names: &Arc<Names>) -> Reconciler {
@@ -133,7 +158,13 @@ impl Stages<'_> {
         }
     }
 
-    fn fan_out(&self, names: &Arc<Names>, availability: &Availability, outbox: Outbox) -> FanOutStage {
+    fn fan_out(
+        &self,
+        names: &Names,
+        availability: &Availability,
+        outbox: Outbox,
+        isolation: Isolation,
+    ) -> FanOutStage {
         let (cache, delivery) = (&self.settings.cache, &self.settings.delivery);
         FanOutStage {
             store: self.store.clone(),
@@ -146,7 +177,7 @@ impl Stages<'_> {
             ),
             outbox,
             probes: Probes::new(self.store.clone(), names.fan_out_queue()),
-            names: names.clone(),
+            isolation,
             clock: self.clock.clone(),
             batch_messages: delivery.fan_out_prefetch.into(),
             inline_body: delivery.inline_body.0,
@@ -158,6 +189,7 @@ impl Stages<'_> {
         names: &Names,
         availability: &Availability,
         outbox: Outbox,
+        isolation: Isolation,
         stopping: tokio_util::sync::CancellationToken,
     ) -> DeliverStage {
         let delivery = &self.settings.delivery;
@@ -172,7 +204,7 @@ impl Stages<'_> {
             client: self.client.clone(),
             schedule: Schedule::new(delivery.retry_delays.0.iter().map(|delay| delay.0).collect()),
             max_wait: delivery.max_wait.0,
-            queue: names.deliver_queue(),
+            isolation,
             clock: self.clock.clone(),
             stopping,
         }

@@ -3,15 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::{Confirmed, Message, Publisher, Received};
+use broker::{Confirmed, Message, Publisher};
 use futures_util::future::join_all;
 use metrics::counter;
-use tracing::error;
-use wire::names::{ERROR_CODE_HEADER, ERROR_HEADER, SOURCE_QUEUE_HEADER};
+use wire::names::ERROR_HEADER;
 use wire::{DeliveryJob, Names, PROTOBUF};
-
-/// The code on messages that are set aside because nothing can be done with them.
-const UNUSABLE: &str = "unusable_message";
 
 /// Publishes to our own queues. Clones share the publisher.
 #[derive(Clone)]
@@ -57,28 +53,6 @@ impl Outbox {
         self.publisher
             .publish_until_confirmed(to_queue(&self.names.dead_queue(), &job).header(ERROR_HEADER, reason))
             .await
-    }
-
-    /// Sets a received message aside, whole, that nothing can be done with.
-    pub(crate) async fn set_aside(&self, received: &Received, queue: &str, reason: &str) -> Confirmed {
-        self.set_aside_message(received.forward_to(queue), queue, reason).await
-    }
-
-    /// Sets a message for `queue` aside.
-    pub(crate) async fn set_aside_message(
-        &self,
-        mut message: Message,
-        queue: &str,
-        reason: &str,
-    ) -> Confirmed {
-        error!(queue, reason, "message set aside");
-        counter!("messages_set_aside_total").increment(1);
-        message.exchange.clear();
-        message.routing_key = self.names.rejected_queue();
-        message.headers.set(ERROR_CODE_HEADER, UNUSABLE);
-        message.headers.set(ERROR_HEADER, reason);
-        message.headers.set(SOURCE_QUEUE_HEADER, queue);
-        self.publisher.publish_until_confirmed(message).await
     }
 }
 

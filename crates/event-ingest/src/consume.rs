@@ -8,6 +8,7 @@ use domain::id::NoRandomness;
 use futures_util::StreamExt as _;
 use futures_util::future::{try_join, try_join_all};
 use futures_util::stream::FuturesOrdered;
+use isolation::{Isolation, Work};
 use metrics::histogram;
 use tokio::task::{JoinError, JoinHandle, block_in_place};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,7 @@ pub(crate) struct Consumption {
     pub(crate) pipeline: Pipeline,
     pub(crate) decoder: Decoder,
     pub(crate) rejected: RejectedQueue,
+    pub(crate) isolation: Isolation,
     pub(crate) retry: Retry,
     pub(crate) bounds: StatementBounds,
 }
@@ -40,7 +42,8 @@ impl Consumption {
     /// Works messages off until `stopping`, then finishes what is under way.
     ///
     /// # Errors
-    /// Working off a batch panicked. Its messages are not acknowledged, nor are those after it.
+    /// A batch's task panicked, which working messages off does not. Its messages are not acknowledged, nor are those
+    /// after it.
     pub(crate) async fn run(
         self: Arc<Self>,
         mut consumer: Consumer,
@@ -60,7 +63,7 @@ impl Consumption {
                     if batches.len() < MAX_BATCHES =>
                 {
                     let Some(batch) = batch else { break };
-                    batches.push_back(tokio::spawn(self.clone().work_off(batch)));
+                    batches.push_back(tokio::spawn(self.clone().work_off_batch(batch)));
                 }
             }
         }
@@ -73,13 +76,15 @@ impl Consumption {
         Ok(())
     }
 
-    /// When this returns, every event of the batch is committed and handed over, and every other message is in the
-    /// rejected queue.
-    async fn work_off(self: Arc<Self>, batch: Batch) -> Done {
+    async fn work_off_batch(self: Arc<Self>, batch: Batch) -> Done {
         #[expect(clippy::cast_precision_loss, reason = "a batch has at most some thousand messages")]
         histogram!("ingest_batch_events").record(batch.messages().len() as f64);
-        let messages = batch.messages();
+        let proof = self.isolation.work_off(&*self, batch.messages()).await?;
+        Ok((batch, proof))
+    }
 
+    /// When this returns, every event is committed and handed over, and every other message is in the rejected queue.
+    async fn store_or_reject(&self, messages: &[Received]) -> Result<Confirmed, Stopping> {
         let (mut accepted, mut places, mut rejections) = (Vec::new(), Vec::new(), Vec::new());
         for (place, checked) in self.decode(messages).await?.into_iter().enumerate() {
             match checked {
@@ -95,7 +100,7 @@ impl Consumption {
 
         let refused: Vec<_> = places.into_iter().zip(receipts).filter_map(refusal).collect();
         let refused = self.reject(messages, &refused).await?;
-        Ok((batch, taken.and(rejected).and(refused)))
+        Ok(taken.and(rejected).and(refused))
     }
 
     /// Checks every message, in order.
@@ -117,6 +122,12 @@ impl Consumption {
             rejections.iter().map(|(place, rejection)| self.rejected.put(&messages[*place], rejection));
         let confirmed = try_join_all(moving).await?;
         Ok(confirmed.into_iter().fold(Confirmed::nothing_to_publish(), Confirmed::and))
+    }
+}
+
+impl Work for Consumption {
+    async fn work_off(&self, messages: &[Received]) -> Result<Confirmed, isolation::Stopping> {
+        Ok(self.store_or_reject(messages).await?)
     }
 }
 

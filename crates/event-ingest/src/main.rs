@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use broker::{ConsumerConfig, PublisherConfig};
+use isolation::Isolation;
 use ring::rand::SystemRandom;
 use service::{Context, ServiceInfo, Settings};
 use tokio_util::task::TaskTracker;
@@ -64,24 +65,35 @@ async fn ingest(context: Context) -> anyhow::Result<()> {
     let decoder = Decoder::new(names.events_exchange(), clock.clone(), SystemRandom::new());
 
     let server = http::start(&settings, pipeline.clone(), decoder.clone(), &shutdown)?;
-    let prefetch = settings.ingest.prefetch;
-    let consumer = broker.consumer(names.ingest_queue(), ConsumerConfig { prefetch, tag: INFO.name.into() });
+    let consumer =
+        |queue: String, prefetch| broker.consumer(queue, ConsumerConfig { prefetch, tag: INFO.name.into() });
+    let isolation = Isolation::new(
+        broker.publisher(PublisherConfig::default()),
+        (*names).clone(),
+        names.ingest_queue(),
+        stopping.clone(),
+    );
+    let (waiting, isolated) = (
+        consumer(names.ingest_queue(), settings.ingest.prefetch),
+        consumer(isolation.isolated_queue().to_owned(), 1),
+    );
     let rejected = RejectedQueue::new(outbox, names);
-    let consumption = Arc::new(Consumption { pipeline, decoder, rejected, retry, bounds });
-    let mut consuming = shutdown.tasks().spawn(consumption.run(consumer, stopping.clone()));
+    let consumption =
+        Arc::new(Consumption { pipeline, decoder, rejected, isolation: isolation.clone(), retry, bounds });
+    let mut consuming_isolated = shutdown.tasks().spawn(isolation.run(consumption.clone(), isolated));
+    let mut consuming = shutdown.tasks().spawn(consumption.run(waiting, stopping.clone()));
 
-    // Left to itself, a consumer ends only by a panic. Then the process ends too: its messages come back, and one
-    // that makes consumers panic again and again is set aside by its queue.
+    // Left to itself, a consumer ends only by a panic of its own. Then the process ends too: its messages come back.
     let ended_early = tokio::select! {
         () = stopping.cancelled() => None,
-        ended = &mut consuming => Some(ended),
+        ended = &mut consuming => Some(ended.and_then(|ended| ended)),
+        ended = &mut consuming_isolated => Some(ended),
     };
     stopping.cancel();
-    server.stop().await;
-    shutdown.drained().await;
-    broker.close(settings.shutdown.grace.0).await;
+    tokio::join!(server.stop(), shutdown.drained());
+    broker.close(shutdown.remaining()).await;
     match ended_early {
         None => Ok(()),
-        Some(ended) => ended.context("the consumer panicked")?.context("consuming"),
+        Some(ended) => ended.context("a consumer panicked"),
     }
 }

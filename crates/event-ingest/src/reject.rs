@@ -6,18 +6,12 @@ use broker::{Confirmed, Message, Received};
 use domain::event::Rejection;
 use tracing::info;
 use wire::Names;
-use wire::names::{ERROR_CODE_HEADER, ERROR_HEADER, ROUTING_KEY_HEADER};
+use wire::names::ROUTING_KEY_HEADER;
+use wire::rejected::rejected;
 
 use crate::counted::Source;
 use crate::outbox::Outbox;
 use crate::retry::Stopping;
-
-/// Most bytes of the reason.
-const MAX_REASON_BYTES: usize = 2048;
-
-/// Most bytes of the publisher's own headers that go along. The broker refuses a message whose headers do not fit into
-/// one frame (128 KiB), and ours have to fit too.
-const MAX_HEADER_BYTES: usize = 64 * 1024;
 
 /// The queue that rejected messages move to.
 #[derive(Clone)]
@@ -46,30 +40,15 @@ impl RejectedQueue {
         let routing_key = received.routing_key.as_str();
         // The reason may name a publisher's keys; it is in the message's headers.
         info!(code, routing_key, bytes = received.body.len(), "message rejected");
-        self.outbox.publish(rejected(received, rejection, self.names.rejected_queue())).await
+        self.outbox.publish(letter(received, rejection, &self.names)).await
     }
 }
 
 /// The message as it is kept: its content, who it was for, and what is wrong with it.
-fn rejected(received: &Received, rejection: &Rejection, queue: String) -> Message {
-    let mut message = received.forward_to(queue);
-    let header_bytes: usize = message.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if header_bytes > MAX_HEADER_BYTES {
-        message.headers = broker::Headers::default();
-    }
-    message.headers.set(ERROR_CODE_HEADER, rejection.code().as_str());
-    message.headers.set(ERROR_HEADER, &bounded(rejection.to_string()));
-    message.headers.set(ROUTING_KEY_HEADER, &received.routing_key);
-    message
-}
-
-fn bounded(mut reason: String) -> String {
-    const ELLIPSIS: char = '…';
-    if reason.len() > MAX_REASON_BYTES {
-        reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES - ELLIPSIS.len_utf8()));
-        reason.push(ELLIPSIS);
-    }
-    reason
+fn letter(received: &Received, rejection: &Rejection, names: &Names) -> Message {
+    let message = received.forward_to(names.rejected_queue());
+    rejected(message, names, rejection.code().as_str(), &rejection.to_string())
+        .header(ROUTING_KEY_HEADER, &received.routing_key)
 }
 
 #[cfg(test)]
@@ -77,6 +56,7 @@ mod tests {
     use broker::Headers;
     use bytes::Bytes;
     use domain::event::RejectionCode;
+    use wire::names::{ERROR_CODE_HEADER, ERROR_HEADER};
 
     use super::*;
 
@@ -90,6 +70,7 @@ mod tests {
             message_id: Some("order-1".into()),
             headers,
             redelivered: false,
+            delivery_count: 0,
         }
     }
 
@@ -98,17 +79,19 @@ mod tests {
         let mut headers = Headers::default();
         headers.set("trace", "abc");
         headers.set("CC", "elsewhere");
-        let rejection = Rejection::of_document(RejectionCode::MalformedJson, "é".repeat(5000));
-        let message = rejected(&received(headers), &rejection, "rejected".into());
-        assert_eq!((message.exchange.as_str(), message.routing_key.as_str()), ("", "rejected"));
+        let rejection = Rejection::of_document(RejectionCode::MalformedJson, "é");
+        let message = letter(&received(headers), &rejection, &Names::default());
+        assert_eq!(
+            (message.exchange.as_str(), message.routing_key.as_str()),
+            ("", "lokroom.events.rejected")
+        );
         assert_eq!(message.body, Bytes::from_static(b"{"));
         assert_eq!(message.message_id.as_deref(), Some("order-1"));
         assert_eq!(message.headers.text("trace").as_deref(), Some("abc"));
         assert_eq!(message.headers.text("CC"), None, "no copies elsewhere");
         assert_eq!(message.headers.text(ERROR_CODE_HEADER).as_deref(), Some("malformed_json"));
         assert_eq!(message.headers.text(ROUTING_KEY_HEADER).as_deref(), Some("booking.created"));
-        let reason = message.headers.text(ERROR_HEADER).unwrap();
-        assert!(reason.len() <= MAX_REASON_BYTES && reason.ends_with('…'), "{}", reason.len());
+        assert_eq!(message.headers.text(ERROR_HEADER).as_deref(), Some("é"));
     }
 
     #[test]
@@ -116,7 +99,7 @@ mod tests {
         let mut headers = Headers::default();
         headers.set("large", &"x".repeat(100_000));
         let rejection = Rejection::of_document(RejectionCode::TooLarge, "too large");
-        let message = rejected(&received(headers), &rejection, "rejected".into());
+        let message = letter(&received(headers), &rejection, &Names::default());
         assert_eq!(message.headers.text("large"), None);
         assert_eq!(message.headers.text(ERROR_HEADER).as_deref(), Some("too large"));
     }

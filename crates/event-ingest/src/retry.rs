@@ -16,6 +16,18 @@ use tokio_util::sync::CancellationToken;
 #[error("the service is stopping")]
 pub(crate) struct Stopping;
 
+impl From<isolation::Stopping> for Stopping {
+    fn from(_: isolation::Stopping) -> Self {
+        Self
+    }
+}
+
+impl From<Stopping> for isolation::Stopping {
+    fn from(_: Stopping) -> Self {
+        Self
+    }
+}
+
 /// Errors of which it can be told whether the same call may succeed once the servers are well again.
 pub(crate) trait MayPass: Error + Send + Sync {
     /// What to do after it.

@@ -164,6 +164,7 @@ mod tests {
             message_id: None,
             headers: message.headers,
             redelivered: false,
+            delivery_count: 0,
         }
     }
 

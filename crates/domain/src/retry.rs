@@ -29,7 +29,7 @@ impl AttemptNumber {
 }
 
 /// What became of an attempt, as far as the schedule is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// A 2xx status line arrived in time (contract, *Outcome*).
     Delivered,

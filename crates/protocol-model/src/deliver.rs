@@ -1,0 +1,321 @@
+//! The third stage, a dispatcher's delivering: **look, send, record, hand over, acknowledge**.
+
+use domain::protocol::{Decision, Fence, Taken, Ticket, decide};
+use domain::retry::{AttemptNumber, NextStep, Verdict, next_step};
+
+use crate::broker::{Message, Queue};
+use crate::state::{Delivery, State};
+use crate::work::{Answer, Hold, Job, Who};
+use crate::{Mistake, Protocol};
+
+/// A dispatcher's jobs of this delivery.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Dispatcher {
+    /// The job that holds the claim to the delivery.
+    pub work: Option<Job<Ticket, Phase>>,
+    /// Jobs that wait for the claim (`dispatcher::claims`): copies, and what came back from a channel that was lost.
+    pub waiting: Vec<(Message<Ticket>, Hold)>,
+}
+
+/// How far a job has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Waits for its webhook's turn.
+    Waiting,
+    /// Only by mistake: decided, and waits for its turn.
+    Decided(Decision),
+    /// The request is on the wire, or answered and the attempt to be recorded.
+    OnTheWire {
+        /// The attempt.
+        number: AttemptNumber,
+        /// What the receiver answers.
+        verdict: Verdict,
+        /// Only by mistake: what follows is handed over already.
+        handed_over: bool,
+    },
+    /// The attempt was recorded already, by another or by an earlier try.
+    Beaten {
+        /// The attempt.
+        number: AttemptNumber,
+    },
+    /// An attempt is recorded, and nobody knows whether what follows was handed over.
+    Reissuing {
+        /// That attempt.
+        recorded: AttemptNumber,
+        /// The row's fence as it was seen.
+        seen: Fence,
+        /// An earlier try may have been committed and its answer lost.
+        tried: bool,
+    },
+    /// A job has to be published.
+    HandingOver {
+        /// The job.
+        ticket: Ticket,
+        /// Into a delay queue, not the deliver queue.
+        delayed: bool,
+        /// It follows from the attempt of the job in hand.
+        follows: bool,
+    },
+    /// All is durable.
+    Done {
+        /// What follows from the attempt of the job in hand was handed over: copies that wait have nothing left to do.
+        handed_over: bool,
+    },
+}
+
+/// What the delivering stage does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Takes a message. A process works on one job of a delivery at a time; others wait.
+    Take,
+    /// The turn is long in coming: notes when the job comes back, and gives it up for now.
+    Defer,
+    /// It is this job's turn: reads the row and begins what it says. If that is a request, it will be answered so.
+    Look(Verdict),
+    /// Only by mistake: reads the row before its turn.
+    LookTooEarly,
+    /// Records the attempt.
+    Record(Answer),
+    /// Reads the row again, having been beaten to the record.
+    LookAgain,
+    /// Issues the job that follows anew.
+    Reissue(Answer),
+    /// Publishes a job.
+    HandOver(Answer),
+    /// Acknowledges the message, and frees the claim.
+    Ack,
+}
+
+impl Dispatcher {
+    /// The jobs in hand: what they ask for, or what is to be published in their stead.
+    pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> {
+        let of_work = self.work.as_ref().and_then(|job| match job.phase {
+            Phase::HandingOver { ticket, .. } => Some(ticket),
+            Phase::Done { .. } => None,
+            _ => Some(job.message.body),
+        });
+        of_work.into_iter().chain(self.waiting.iter().map(|(message, _)| message.body))
+    }
+
+    /// A job was committed that is not published yet.
+    pub(crate) fn owes(&self) -> bool {
+        self.work.as_ref().is_some_and(|job| matches!(job.phase, Phase::HandingOver { .. }))
+    }
+
+    /// The process dies; another takes its place.
+    pub(crate) fn crash(&mut self, queue: &mut Queue<Ticket>) {
+        let Self { work, waiting } = std::mem::take(self);
+        for (message, hold) in waiting.into_iter().rev() {
+            if hold == Hold::Unacked {
+                queue.requeue(message);
+            }
+        }
+        if let Some(job) = work {
+            job.crash(queue);
+        }
+    }
+
+    /// The channel is lost; the jobs go on.
+    pub(crate) fn lose_channel(&mut self, queue: &mut Queue<Ticket>) {
+        for (message, hold) in self.waiting.iter_mut().rev() {
+            if *hold == Hold::Unacked {
+                queue.requeue(message.clone());
+                *hold = Hold::Over;
+            }
+        }
+        if let Some(job) = &mut self.work {
+            job.lose_channel(queue);
+        }
+    }
+
+    /// Whether a lost channel would matter.
+    pub(crate) fn holds_any(&self) -> bool {
+        let work = self.work.as_ref().map(|job| job.hold);
+        work.into_iter().chain(self.waiting.iter().map(|(_, hold)| *hold)).any(|hold| hold == Hold::Unacked)
+    }
+
+    /// The job in hand is done with. The next one that waits has its go, unless what it asks for was handed over just now
+    /// (`Claims::claim`).
+    fn free_claim(&mut self, attempt: AttemptNumber, handed_over: bool) {
+        self.waiting.retain(|(message, _)| !(handed_over && message.body.attempt <= attempt));
+        if !self.waiting.is_empty() {
+            let (message, hold) = self.waiting.remove(0);
+            self.work = Some(Job { message, hold, phase: Phase::Waiting });
+        }
+    }
+}
+
+impl Protocol {
+    pub(crate) fn deliver_steps(&self, state: &State, who: Who, steps: &mut Vec<Step>) {
+        let dispatcher = &state.dispatchers[who];
+        if state.deliver.has_message_at_head() {
+            steps.push(Step::Take);
+        }
+        let Some(job) = &dispatcher.work else { return };
+        match job.phase {
+            Phase::Waiting if self.makes(Mistake::ChecksBeforeTheTurn) => steps.push(Step::LookTooEarly),
+            Phase::Waiting => {
+                // A job that came back is never parked: parked, it would be a fresh message, and nobody would know that it
+                // may be half done.
+                if self.taken(job.message.taken) == Taken::First && state.parked < self.parks {
+                    steps.push(Step::Defer);
+                }
+                looks(self.decide(state.delivery, &job.message), steps);
+            }
+            Phase::Decided(decision) => looks(decision, steps),
+            Phase::OnTheWire { number, verdict, handed_over } => {
+                let follows = matches!(self.next_step(number, verdict), NextStep::Retry { .. });
+                if self.makes(Mistake::HandOverBeforeRecord) && follows && !handed_over {
+                    steps.extend(self.confirms(state).map(Step::HandOver));
+                } else {
+                    steps.extend(self.answers(state).map(Step::Record));
+                }
+            }
+            Phase::Beaten { .. } => steps.push(Step::LookAgain),
+            Phase::Reissuing { .. } => steps.extend(self.answers(state).map(Step::Reissue)),
+            Phase::HandingOver { .. } => steps.extend(self.confirms(state).map(Step::HandOver)),
+            Phase::Done { .. } => steps.push(Step::Ack),
+        }
+    }
+
+    pub(crate) fn deliver(&self, state: &mut State, who: Who, step: Step) -> Option<()> {
+        if step == Step::Take {
+            let message = state.deliver.take()?;
+            let hold = self.hold_when_taken();
+            let dispatcher = &mut state.dispatchers[who];
+            if dispatcher.work.is_some() {
+                dispatcher.waiting.push((message, hold));
+            } else {
+                dispatcher.work = Some(Job { message, hold, phase: Phase::Waiting });
+            }
+            return Some(());
+        }
+        let mut job = state.dispatchers[who].work.take()?;
+        let ticket = job.message.body;
+        job.phase = match (step, job.phase) {
+            (Step::Defer, _) => {
+                state.parked += 1;
+                if state.defer(ticket) {
+                    Phase::HandingOver { ticket, delayed: true, follows: false }
+                } else {
+                    Phase::Done { handed_over: false }
+                }
+            }
+            (Step::LookTooEarly, _) => Phase::Decided(self.decide(state.delivery, &job.message)),
+            (Step::Look(verdict), Phase::Decided(decision)) => begin(state, decision, verdict),
+            (Step::Look(verdict), _) => {
+                let decision = self.decide(state.delivery, &job.message);
+                begin(state, decision, verdict)
+            }
+            (Step::Record(answer), Phase::OnTheWire { number, verdict, handed_over }) => {
+                let next = self.next_step(number, verdict);
+                let recorded = self.record(state, number, verdict, next);
+                match (answer, recorded, next) {
+                    (Answer::Lost, ..) => {
+                        state.faults += 1;
+                        job.phase
+                    }
+                    (_, None, _) => Phase::Beaten { number },
+                    (_, Some(fence), NextStep::Retry { attempt, .. }) if !handed_over => {
+                        let fence = if self.makes(Mistake::KeepsJobsFence) { ticket.fence } else { fence };
+                        let ticket = Ticket { attempt, fence };
+                        Phase::HandingOver { ticket, delayed: true, follows: true }
+                    }
+                    _ => Phase::Done { handed_over: false },
+                }
+            }
+            (Step::LookAgain, Phase::Beaten { number }) => self.after_another(state.delivery, number, ticket),
+            (Step::Reissue(answer), Phase::Reissuing { recorded, seen, tried }) => {
+                let reissued = self.reissue_recorded(state, recorded, seen, tried);
+                match (answer, reissued) {
+                    (Answer::Lost, _) => {
+                        state.faults += 1;
+                        Phase::Reissuing { recorded, seen, tried: true }
+                    }
+                    (_, None) => Phase::Done { handed_over: false },
+                    (_, Some(fence)) => {
+                        let ticket = Ticket { attempt: recorded.next(), fence };
+                        let delayed = self.schedule.delay_after(recorded).is_some();
+                        Phase::HandingOver { ticket, delayed, follows: true }
+                    }
+                }
+            }
+            (Step::HandOver(answer), Phase::OnTheWire { number, verdict, .. }) => {
+                state.delayed.push(Ticket { attempt: number.next(), fence: ticket.fence });
+                state.faults += u8::from(answer == Answer::Lost);
+                Phase::OnTheWire { number, verdict, handed_over: answer == Answer::Received }
+            }
+            (Step::HandOver(answer), Phase::HandingOver { ticket, delayed, follows }) => {
+                if delayed {
+                    state.delayed.push(ticket);
+                } else {
+                    state.deliver.publish(ticket);
+                }
+                if answer == Answer::Lost {
+                    state.faults += 1;
+                    job.phase
+                } else {
+                    Phase::Done { handed_over: follows }
+                }
+            }
+            (Step::Ack, Phase::Done { handed_over }) => {
+                state.dispatchers[who].free_claim(ticket.attempt, handed_over);
+                return Some(());
+            }
+            _ => return None,
+        };
+        if matches!(job.phase, Phase::HandingOver { .. }) {
+            job.hold = self.hold_when_committed(job.hold);
+        }
+        state.dispatchers[who].work = Some(job);
+        Some(())
+    }
+
+    fn decide(&self, delivery: Option<Delivery>, message: &Message<Ticket>) -> Decision {
+        if self.makes(Mistake::NoCheck) {
+            return Decision::Attempt { number: message.body.attempt, revision: 0 };
+        }
+        decide(message.body, self.taken(message.taken), delivery.map(Delivery::row).as_ref())
+    }
+
+    /// Two had the job, or one twice, and this one came second: the first may be unable to go on, and this message may be
+    /// the one that is left. So it is judged as one that came back.
+    fn after_another(&self, delivery: Option<Delivery>, number: AttemptNumber, ticket: Ticket) -> Phase {
+        let ticket = Ticket { attempt: number, ..ticket };
+        let row = delivery.map(Delivery::row);
+        match (decide(ticket, Taken::Again, row.as_ref()), delivery) {
+            (Decision::HandOver { recorded }, Some(delivery)) if !self.makes(Mistake::LeavesItToAnother) => {
+                Phase::Reissuing { recorded, seen: delivery.fence, tried: false }
+            }
+            _ => Phase::Done { handed_over: false },
+        }
+    }
+
+    pub(crate) fn next_step(&self, number: AttemptNumber, verdict: Verdict) -> NextStep {
+        next_step(number, verdict, &self.schedule)
+    }
+}
+
+/// Only where a request follows does it matter what the receiver answers.
+fn looks(decision: Decision, steps: &mut Vec<Step>) {
+    steps.push(Step::Look(Verdict::Delivered));
+    if matches!(decision, Decision::Attempt { .. }) {
+        steps.push(Step::Look(Verdict::NotDelivered));
+    }
+}
+
+/// Does what was decided. The request begins with the look at the row: between the two there is nothing to wait for.
+fn begin(state: &mut State, decision: Decision, verdict: Verdict) -> Phase {
+    match decision {
+        Decision::Attempt { number, .. } => {
+            state.seen.post_after_end |= state.has_ended();
+            state.seen.post(number);
+            Phase::OnTheWire { number, verdict, handed_over: false }
+        }
+        Decision::HandOver { recorded } => {
+            let seen = state.delivery.map_or(Fence::FIRST, |delivery| delivery.fence);
+            Phase::Reissuing { recorded, seen, tried: false }
+        }
+        Decision::Abandon(_) | Decision::Nothing => Phase::Done { handed_over: false },
+    }
+}

@@ -1,0 +1,213 @@
+#![doc = include_str!("../README.md")]
+
+pub mod broker;
+pub mod deliver;
+pub mod fan_out;
+pub mod faults;
+pub mod ingest;
+mod mistakes;
+mod paths;
+pub mod properties;
+pub mod reconcile;
+mod rows;
+pub mod state;
+pub mod work;
+
+use std::hash::{DefaultHasher, Hash, Hasher as _};
+use std::time::Duration;
+
+use domain::protocol::{Fence, Ticket};
+use domain::retry::{AttemptNumber, Schedule};
+use stateright::{Model, Property};
+
+use crate::faults::suffer;
+pub use crate::faults::{Fault, FaultKind, Faults};
+pub use crate::mistakes::Mistake;
+pub use crate::paths::every_path_ends;
+use crate::state::State;
+use crate::work::{Answer, Who};
+
+/// The protocol, and how much of the world a check looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Protocol {
+    /// Where a check begins.
+    pub start: Start,
+    /// When attempts are made.
+    pub schedule: Schedule,
+    /// What may go wrong.
+    pub faults: Faults,
+    /// Whether there is a reconciler.
+    pub reconciles: bool,
+    /// How often a job may be parked.
+    pub parks: u8,
+    /// Whether the delays are longer than anyone needs for what he has in hand, as they are by default: a job comes out
+    /// of its delay queue only when nobody has another in hand, or somebody is slow.
+    pub long_delays: bool,
+    /// A rule left out.
+    pub mistake: Option<Mistake>,
+}
+
+/// Where a check begins. Two faults on the whole way are more than can be looked at in seconds; on its halves they are not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// The publisher is about to publish.
+    Event,
+    /// The event is fanned out, the delivery's first job in its queue.
+    Job,
+}
+
+/// One step of one process, or one fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// The publisher publishes its event, again and again until the broker confirms it.
+    Publish(Answer),
+    /// A replica of event-ingest.
+    Ingest(Who, ingest::Step),
+    /// A dispatcher's fan-out.
+    FanOut(Who, fan_out::Step),
+    /// A delay queue gives a job back.
+    Expire(usize),
+    /// A dispatcher's delivering.
+    Deliver(Who, deliver::Step),
+    /// The reconciler, and its probes.
+    Reconcile(reconcile::Step),
+    /// Something goes wrong.
+    Fault(Fault),
+}
+
+impl Protocol {
+    /// As it is, with `attempts` attempts at most.
+    pub fn with_attempts(attempts: usize) -> Self {
+        let delays = vec![Duration::from_secs(60); attempts.saturating_sub(1)];
+        let schedule = Schedule::new(delays);
+        let start = Start::Event;
+        Self {
+            start,
+            schedule,
+            faults: Faults::NONE,
+            reconciles: true,
+            parks: 0,
+            long_delays: false,
+            mistake: None,
+        }
+    }
+
+    /// From the first job on.
+    #[must_use]
+    pub fn from_job(self) -> Self {
+        Self { start: Start::Job, ..self }
+    }
+
+    /// With these faults.
+    #[must_use]
+    pub fn with_faults(self, at_most: u8, kinds: &'static [FaultKind]) -> Self {
+        Self { faults: Faults { at_most, kinds }, ..self }
+    }
+
+    /// With jobs that have to wait for their turn, so often.
+    #[must_use]
+    pub fn with_parks(self, parks: u8) -> Self {
+        Self { parks, ..self }
+    }
+
+    /// With delays that are longer than anyone needs.
+    #[must_use]
+    pub fn with_long_delays(self) -> Self {
+        Self { long_delays: true, ..self }
+    }
+
+    /// Without the reconciler.
+    #[must_use]
+    pub fn without_reconciler(self) -> Self {
+        Self { reconciles: false, ..self }
+    }
+
+    /// With a rule left out.
+    #[must_use]
+    pub fn with_mistake(self, mistake: Mistake) -> Self {
+        Self { mistake: Some(mistake), ..self }
+    }
+
+    fn allows_to_expire(&self, state: &State) -> bool {
+        !self.long_delays || !state.is_delivering() || self.allows(state, FaultKind::Slow)
+    }
+
+    fn makes(&self, mistake: Mistake) -> bool {
+        self.mistake == Some(mistake)
+    }
+}
+
+impl Model for Protocol {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let mut state = State::default();
+        if self.start == Start::Job {
+            state.accepted = true;
+            self.insert_event(&mut state);
+            state.insert_delivery();
+            state.deliver.publish(Ticket { attempt: AttemptNumber::FIRST, fence: Fence::FIRST });
+        }
+        vec![state.normalised()]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if !state.accepted {
+            actions.extend(self.confirms(state).map(Action::Publish));
+        }
+        for who in 0..2 {
+            let mut steps = Vec::new();
+            self.ingest_steps(state, who, &mut steps);
+            actions.extend(steps.into_iter().map(|step| Action::Ingest(who, step)));
+            let mut steps = Vec::new();
+            self.fan_out_steps(state, who, &mut steps);
+            actions.extend(steps.into_iter().map(|step| Action::FanOut(who, step)));
+            let mut steps = Vec::new();
+            self.deliver_steps(state, who, &mut steps);
+            actions.extend(steps.into_iter().map(|step| Action::Deliver(who, step)));
+        }
+        if self.allows_to_expire(state) {
+            actions.extend((0..state.delayed.len()).map(Action::Expire));
+        }
+        let mut steps = Vec::new();
+        self.reconcile_steps(state, &mut steps);
+        actions.extend(steps.into_iter().map(Action::Reconcile));
+        let mut faults = Vec::new();
+        self.possible_faults(state, &mut faults);
+        actions.extend(faults.into_iter().map(Action::Fault));
+    }
+
+    fn next_state(&self, before: &State, action: Action) -> Option<State> {
+        let mut state = before.clone();
+        match action {
+            Action::Publish(answer) => {
+                state.ingest.publish(());
+                state.accepted = answer == Answer::Received;
+                state.faults += u8::from(answer == Answer::Lost);
+            }
+            Action::Ingest(who, step) => self.ingest(&mut state, who, step)?,
+            Action::FanOut(who, step) => self.fan_out(&mut state, who, step)?,
+            Action::Expire(which) => {
+                state.faults += u8::from(self.long_delays && state.is_delivering());
+                let ticket = state.delayed.remove(which);
+                state.deliver.publish(ticket);
+            }
+            Action::Deliver(who, step) => self.deliver(&mut state, who, step)?,
+            Action::Reconcile(step) => self.reconcile(&mut state, step)?,
+            Action::Fault(fault) => suffer(&mut state, fault)?,
+        }
+        Some(state.normalised())
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        self.all_properties()
+    }
+}
+
+/// Two that differ have the same one hardly ever.
+fn fingerprint(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}

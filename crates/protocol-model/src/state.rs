@@ -1,0 +1,141 @@
+//! Everything there is at an instant: rows, queues, processes, and what the receiver has seen.
+
+use domain::protocol::{DeliveryStatus, Fence, Row, Ticket, WebhookState};
+use domain::retry::{AttemptNumber, Verdict};
+
+use crate::broker::Queue;
+use crate::deliver::Dispatcher;
+use crate::work::Job;
+use crate::{fan_out, fingerprint, ingest, reconcile};
+
+/// One event for one webhook, at an instant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct State {
+    /// The publisher has the broker's confirm: the event is accepted.
+    pub accepted: bool,
+
+    /// `ingest.events`: what the publisher published.
+    pub ingest: Queue<()>,
+    /// `webhooks.fanout`.
+    pub fan_out: Queue<()>,
+    /// `webhooks.deliver`.
+    pub deliver: Queue<Ticket>,
+    /// The delay queues (retry and parking) together. Time is not counted: a job may come out at any instant.
+    pub delayed: Vec<Ticket>,
+
+    /// The event's row.
+    pub event: Option<Event>,
+    /// The delivery's row.
+    pub delivery: Option<Delivery>,
+    /// `queue_progress` of the fan-out queue.
+    pub fan_out_progress: reconcile::Progress,
+    /// `queue_progress` of the deliver queue.
+    pub deliver_progress: reconcile::Progress,
+
+    /// The replicas of event-ingest.
+    pub ingesters: [Option<Job<(), ingest::Phase>>; 2],
+    /// The fan-out stages of two dispatchers.
+    pub fanners: [Option<Job<(), fan_out::Phase>>; 2],
+    /// The delivering stages of two dispatchers.
+    pub dispatchers: [Dispatcher; 2],
+    /// What the one reconciler that holds the lock is at.
+    pub reconciler: reconcile::Phase,
+
+    /// What an observer outside has seen.
+    pub seen: Seen,
+    /// Faults that happened.
+    pub faults: u8,
+    /// The broker lost everything once.
+    pub wiped: bool,
+    /// Times a job was parked.
+    pub parked: u8,
+}
+
+/// The event's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Event {
+    /// `fanned_out_at IS NOT NULL`.
+    pub fanned_out: bool,
+}
+
+/// The delivery's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Delivery {
+    /// `status`.
+    pub status: DeliveryStatus,
+    /// `attempts`: how many are recorded.
+    pub attempts: u32,
+    /// `fence`: how often its job was issued anew.
+    pub fence: Fence,
+}
+
+/// What an observer outside has seen: never read by the protocol, only by the properties.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Seen {
+    /// POSTs that began, by attempt.
+    pub posts: Vec<u8>,
+    /// Attempts that were recorded, in order, with what they said.
+    pub records: Vec<(AttemptNumber, Verdict)>,
+    /// A POST began although the delivery was final.
+    pub post_after_end: bool,
+    /// What the reconciler put back: events and jobs.
+    pub put_back: u8,
+}
+
+impl Delivery {
+    /// What [`domain::protocol::decide`] is shown.
+    pub fn row(self) -> Row {
+        let Self { status, attempts, fence } = self;
+        Row { status, attempts, fence, webhook: WebhookState::Active { revision: 0 } }
+    }
+
+    /// Whether a job with this ticket would still lead to an attempt.
+    pub fn is_awaiting(self, ticket: Ticket) -> bool {
+        self.status == DeliveryStatus::Pending
+            && ticket.fence >= self.fence
+            && ticket.attempt.get() > self.attempts
+    }
+}
+
+impl Seen {
+    /// A POST begins.
+    pub fn post(&mut self, number: AttemptNumber) {
+        let index = number.get() as usize - 1;
+        if self.posts.len() <= index {
+            self.posts.resize(index + 1, 0);
+        }
+        self.posts[index] += 1;
+    }
+}
+
+impl State {
+    /// The delivery will not be attempted again.
+    pub fn has_ended(&self) -> bool {
+        self.delivery.is_some_and(|delivery| delivery.status != DeliveryStatus::Pending)
+    }
+
+    /// A dispatcher has a job in hand.
+    pub fn is_delivering(&self) -> bool {
+        self.dispatchers.iter().any(|dispatcher| dispatcher.work.is_some())
+    }
+
+    /// The jobs that would lead to an attempt: waiting, in hand and not recorded yet, or about to be published.
+    pub fn valid_jobs(&self) -> usize {
+        let Some(delivery) = self.delivery else { return 0 };
+        let queued = self.deliver.messages().map(|message| message.body);
+        let in_hand = self.dispatchers.iter().flat_map(Dispatcher::tickets);
+        let handed_out = self.fanners.iter().flatten().filter_map(|job| job.phase.owes());
+        let all = queued.chain(self.delayed.iter().copied()).chain(in_hand).chain(handed_out);
+        all.chain(self.reconciler.owes()).filter(|ticket| delivery.is_awaiting(*ticket)).count()
+    }
+
+    /// Two processes of a kind do the same things: which is which does not matter, and halves what there is to look at.
+    #[must_use]
+    pub fn normalised(mut self) -> Self {
+        self.ingesters.sort_by_key(|job| (job.is_none(), fingerprint(job)));
+        self.fanners.sort_by_key(|job| (job.is_none(), fingerprint(job)));
+        self.dispatchers.sort_by_key(|dispatcher| (dispatcher.work.is_none(), fingerprint(dispatcher)));
+        self.delayed.sort_by_key(|ticket| (ticket.attempt, ticket.fence));
+        self
+    }
+}

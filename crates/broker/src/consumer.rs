@@ -1,5 +1,6 @@
 //! Taking messages from a queue.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
 };
 use lapin::types::FieldTable;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,10 +27,14 @@ use crate::publisher::Confirmed;
 /// finds it missing; the consumer would wait for ever, and so would any other on its channel.
 const SUBSCRIPTION_CHECK: Duration = Duration::from_secs(5);
 
+/// The longest wait for the broker to end the subscription of a consumer that is cancelled.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// How a consumer takes messages.
 #[derive(Debug, Clone)]
 pub struct ConsumerConfig {
-    /// Messages that may be unacknowledged at once: the bound of everything this consumer holds.
+    /// Messages that may be unacknowledged at once, and the most that whoever takes them holds, those of lost channels
+    /// included. As many again may lie before the consumer after a channel was lost: RabbitMQ sends them anew.
     pub prefetch: u16,
     /// The consumer tag operators see.
     pub tag: String,
@@ -124,7 +129,11 @@ pub struct Delivery {
 pub struct Acker {
     tag: u64,
     answers: mpsc::UnboundedSender<Answer>,
+    place: Place,
 }
+
+/// The place of a message among those that a consumer may have out.
+type Place = OwnedSemaphorePermit;
 
 impl Acker {
     /// Acknowledges the message: everything it caused is durable. Does not wait; has no effect when the
@@ -187,8 +196,15 @@ impl Consumer {
     ) -> Self {
         let (sender, deliveries) = mpsc::channel(config.prefetch.max(1).into());
         let cancel = CancellationToken::new();
-        let subscription =
-            Subscription { link, queue, config, sender, cancel: cancel.clone(), tasks: tasks.clone() };
+        let subscription = Subscription {
+            link,
+            queue,
+            places: Arc::new(Semaphore::new(config.prefetch.max(1).into())),
+            config,
+            sender,
+            cancel: cancel.clone(),
+            tasks: tasks.clone(),
+        };
         tasks.spawn(async move {
             tokio::select! {
                 () = closing.cancelled() => {}
@@ -226,7 +242,8 @@ impl Consumer {
                 break;
             }
             messages.push(delivery.received);
-            last = delivery.acker;
+            let before = std::mem::replace(&mut last, delivery.acker);
+            last.place.merge(before.place);
         }
         Some(Batch { messages, last })
     }
@@ -251,6 +268,9 @@ struct Subscription {
     link: Link,
     queue: String,
     config: ConsumerConfig,
+    /// One for every message that may be out, whatever channel it came on: when a channel is lost, the broker sends its
+    /// messages again while those that it sent first are still being worked on, perhaps for long.
+    places: Arc<Semaphore>,
     sender: mpsc::Sender<Delivery>,
     cancel: CancellationToken,
     tasks: TaskTracker,
@@ -278,12 +298,7 @@ impl Subscription {
         let mut backoff = Backoff::default();
         // One log line a change of state: subscribing again because nothing came is none.
         let mut told = false;
-        loop {
-            let channel = tokio::select! {
-                () = self.unwanted() => return,
-                channel = self.link.channel(&mut backoff) => channel,
-            };
-            let Some(channel) = channel else { return };
+        while let Some(Some(channel)) = self.while_wanted(self.link.channel(&mut backoff)).await {
             let reason = match self.consume(&channel, &mut backoff, &mut told).await {
                 Ok(Ended::Unwanted) => return,
                 Ok(Ended::Idle) => continue,
@@ -291,14 +306,22 @@ impl Subscription {
             };
             told = false;
             warn!(queue = self.queue, reason, "consumer lost; subscribing again");
-            tokio::select! {
-                () = self.unwanted() => return,
-                () = backoff.wait() => {}
-            }
             // The queue may have been deleted under our feet.
-            if let Err(error) = self.link.declare_topology().await {
+            let declaring = async {
+                backoff.wait().await;
+                self.link.declare_topology().await
+            };
+            if let Some(Err(error)) = self.while_wanted(declaring).await {
                 warn!(queue = self.queue, %error, "the topology could not be declared again");
             }
+        }
+    }
+
+    /// What `answer` gives; `None` if nobody wants messages any more, however long the broker is silent.
+    async fn while_wanted<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            () = self.unwanted() => None,
+            answer = answer => Some(answer),
         }
     }
 
@@ -319,7 +342,9 @@ impl Subscription {
     ) -> Result<Ended, Lost> {
         let limit = self.link.timeout();
         let late = |_| Lost(format!("no answer from the broker within {limit:?}"));
-        let mut consumer = timeout(limit, self.subscribe(channel)).await.map_err(late)??;
+        let subscribing = timeout(limit, self.subscribe(channel));
+        let Some(subscribed) = self.while_wanted(subscribing).await else { return Ok(Ended::Unwanted) };
+        let mut consumer = subscribed.map_err(late)??;
         let (answers, queue) = mpsc::unbounded_channel();
         self.tasks.spawn(answer(channel.clone(), queue));
         if !std::mem::replace(told, true) {
@@ -327,6 +352,7 @@ impl Subscription {
         }
 
         loop {
+            let Some(place) = self.while_wanted(self.place()).await else { break };
             let delivery = tokio::select! {
                 () = self.unwanted() => break,
                 delivery = timeout(SUBSCRIPTION_CHECK, consumer.next()) => delivery,
@@ -336,11 +362,13 @@ impl Subscription {
                 Ok(None) => return Err(Lost("cancelled by the broker".to_owned())),
                 // Whatever holds an acker holds a sender: with messages out the prefetch may be used up.
                 Err(_) if answers.strong_count() > 1 => continue,
-                Err(_) => return Ok(Ended::Idle),
+                Err(_) => {
+                    let leaving = timeout(limit, self.leave(channel, consumer, &answers));
+                    leaving.await.map_err(late)??;
+                    return Ok(Ended::Idle);
+                }
             };
             backoff.reset();
-            // There is room for every message that the prefetch lets through on one channel; after a
-            // reconnect the wait ends as soon as older messages are taken.
             let tag = delivery.delivery_tag;
             tokio::select! {
                 biased;
@@ -348,11 +376,34 @@ impl Subscription {
                     let _ = answers.send(Answer::Requeue { tag });
                     break;
                 }
-                sent = self.sender.send(received(delivery, &answers)) => if sent.is_err() { break },
+                sent = self.sender.send(received(delivery, &answers, place)) => if sent.is_err() { break },
             }
         }
-        let _ = timeout(limit, unsubscribe(channel, consumer, &answers)).await;
+        let _ = timeout(FAREWELL.min(limit), unsubscribe(channel, consumer, &answers)).await;
         Ok(Ended::Unwanted)
+    }
+
+    /// Ends a subscription that was idle, and hands on what came meanwhile: given back, it would come again marked as
+    /// one that someone may have worked on.
+    async fn leave(
+        &self,
+        channel: &Channel,
+        mut consumer: lapin::Consumer,
+        answers: &mpsc::UnboundedSender<Answer>,
+    ) -> lapin::Result<()> {
+        channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+        while let Some(delivery) = consumer.next().await {
+            let place = self.place().await;
+            if self.sender.send(received(delivery?, answers, place)).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::expect_used, reason = "nobody closes this semaphore")]
+    async fn place(&self) -> Place {
+        self.places.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
 
     async fn subscribe(&self, channel: &Channel) -> Result<lapin::Consumer, Lost> {
@@ -363,8 +414,12 @@ impl Subscription {
     }
 }
 
-fn received(delivery: lapin::message::Delivery, answers: &mpsc::UnboundedSender<Answer>) -> Delivery {
-    let acker = Acker { tag: delivery.delivery_tag, answers: answers.clone() };
+fn received(
+    delivery: lapin::message::Delivery,
+    answers: &mpsc::UnboundedSender<Answer>,
+    place: Place,
+) -> Delivery {
+    let acker = Acker { tag: delivery.delivery_tag, answers: answers.clone(), place };
     let received = Received::new(
         delivery.data,
         delivery.exchange.as_str(),

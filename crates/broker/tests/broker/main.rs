@@ -3,6 +3,7 @@
 
 mod consume;
 mod inspect;
+mod places;
 mod proxy;
 mod publish;
 mod recover;

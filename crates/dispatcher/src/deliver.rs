@@ -143,7 +143,7 @@ impl DeliverStage {
     /// While the database is away nothing moves: a job that was parked would only come back. Nor is a job parked whose
     /// message came back: parked, it would be a fresh message, and nobody would know that it may be half done.
     async fn wait_for_turn(&self, job: &DeliveryJob, taken: Taken) -> Wait {
-        let mut turn = pin!(self.lanes.turn(job.webhook));
+        let mut turn = pin!(self.lanes.turn(job.webhook, job.bytes_to_read()));
         loop {
             tokio::select! {
                 biased;

@@ -35,7 +35,7 @@ use crate::claims::Claims;
 use crate::deliver::DeliverStage;
 use crate::fan_out::FanOutStage;
 use crate::journal::Journal;
-use crate::lanes::Lanes;
+use crate::lanes::{Bounds, Lanes};
 use crate::outbox::Outbox;
 use crate::reconcile::{Probes, Reconciler};
 use crate::subscriptions::Subscriptions;
@@ -199,7 +199,11 @@ impl Stages<'_> {
             outbox,
             probes: Probes::new(self.store.clone(), names.deliver_queue()),
             claims: Claims::default(),
-            lanes: Lanes::new(delivery.max_in_flight as usize, delivery.max_in_flight_per_webhook as usize),
+            lanes: Lanes::new(Bounds {
+                requests: delivery.max_in_flight as usize,
+                requests_per_webhook: delivery.max_in_flight_per_webhook as usize,
+                memory: delivery.body_memory.0,
+            }),
             targets: Targets::new(self.settings.cache.webhooks, url_policy(self.settings)),
             client: self.client.clone(),
             schedule: Schedule::new(delivery.retry_delays.0.iter().map(|delay| delay.0).collect()),

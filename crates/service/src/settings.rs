@@ -149,6 +149,8 @@ settings! {
         fan_out_prefetch: u16 = 16,
         /// Bodies up to this size travel with every attempt; larger ones are read when it is made.
         inline_body: Size = Size(16 * 1024),
+        /// Memory for larger bodies: those of the requests on the wire. A dispatcher takes twice as much while it reads them.
+        body_memory: Size = Size(32 * 1024 * 1024),
         /// Kept of a response's body.
         response_limit: Size = Size(16 * 1024),
     }
@@ -269,6 +271,7 @@ impl Settings {
         );
         bound("delivery.prefetch", self.delivery.prefetch.into(), 1, 60_000);
         bound("delivery.fan_out_prefetch", self.delivery.fan_out_prefetch.into(), 1, 1000);
+        bound("delivery.body_memory", bytes(self.delivery.body_memory), 1024, MAX_BODY);
         bound("cache.subscriptions", self.cache.subscriptions.into(), 1, 100_000_000);
         bound("cache.webhooks", self.cache.webhooks.into(), 1, 100_000_000);
         bound("limits.webhooks_per_user", self.limits.webhooks_per_user.into(), 1, 100_000);

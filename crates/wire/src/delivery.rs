@@ -1,6 +1,7 @@
 //! One attempt to be made.
 
 use bytes::Bytes;
+use domain::limits::MAX_MESSAGE_BYTES;
 use domain::protocol::{Fence, Ticket};
 use domain::retry::AttemptNumber;
 use domain::{DeliveryId, EventId, EventType, PublicEventId, WebhookId};
@@ -53,6 +54,16 @@ impl DeliveryJob {
         .into()
     }
 
+    /// The bytes of body that have to be read before the attempt, 0 if the body is there. Jobs of versions that did not
+    /// say how much count as much as there may be.
+    pub fn bytes_to_read(&self) -> usize {
+        match (&self.body, self.body_bytes) {
+            (Some(_), _) => 0,
+            (None, 0) => MAX_MESSAGE_BYTES,
+            (None, bytes) => bytes as usize,
+        }
+    }
+
     /// Reads a message; the body is a slice of it.
     pub fn decode(message: Bytes) -> Result<Self, WireError> {
         let job = proto::DeliveryJob::decode(message)
@@ -98,6 +109,13 @@ mod tests {
         for body in [None, Some(Bytes::new()), Some(Bytes::from_static(b"{}"))] {
             assert_eq!(DeliveryJob::decode(job(body.clone()).encode()), Ok(job(body)));
         }
+    }
+
+    #[test]
+    fn a_body_that_is_not_there_has_to_be_read() {
+        assert_eq!(job(Some(Bytes::from_static(b"{}"))).bytes_to_read(), 0);
+        assert_eq!(job(None).bytes_to_read(), 7);
+        assert_eq!(DeliveryJob { body_bytes: 0, ..job(None) }.bytes_to_read(), MAX_MESSAGE_BYTES);
     }
 
     #[test]

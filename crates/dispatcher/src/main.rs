@@ -54,6 +54,15 @@ fn main() -> ExitCode {
 }
 
 fn check(settings: &Settings) -> Result<(), String> {
+    let (grace, timeout) = (settings.shutdown.grace, settings.delivery.timeout);
+    let draining = service::shutdown::draining(grace.0);
+    if draining <= timeout.0 {
+        let draining = service::values::Span(draining);
+        return Err(format!(
+            "shutdown.grace: {grace} leaves {draining} to an attempt under way, which may take as long as \
+             delivery.timeout ({timeout}) and has to be recorded"
+        ));
+    }
     backends::check(settings).map_err(|error| error.to_string())
 }
 
@@ -78,8 +87,15 @@ async fn dispatch(context: Context) -> anyhow::Result<()> {
         stopping.clone(),
     ));
 
-    let stages =
-        Stages { settings: &settings, store, broker: &broker, client, clock, background: &background };
+    let stages = Stages {
+        settings: &settings,
+        availability: Availability::new(&store, readiness.check("deliveries get through")),
+        store,
+        broker: &broker,
+        client,
+        clock,
+        background: &background,
+    };
     let stages = stages.start(&shutdown);
 
     // Left to itself, a stage ends only by a panic of its own. Then the process ends too: its messages come back.
@@ -96,6 +112,7 @@ async fn dispatch(context: Context) -> anyhow::Result<()> {
 /// What the stages are made of.
 struct Stages<'a> {
     settings: &'a Settings,
+    availability: Availability,
     store: Store,
     broker: &'a Broker,
     client: Client,
@@ -108,7 +125,7 @@ impl Stages<'_> {
     fn start(self, shutdown: &service::Shutdown) -> Vec<JoinHandle<()>> {
         let (delivery, tasks, stopping) = (&self.settings.delivery, shutdown.tasks(), shutdown.soft());
         let names = Arc::new(backends::names(self.settings));
-        let availability = Availability::new(&self.store);
+        let availability = self.availability.clone();
         let outbox = |publisher| Outbox::new(publisher, names.clone(), delivery.park_delay.0);
 
         let isolation = |queue| Isolation::new(self.publisher(), (*names).clone(), queue, stopping.clone());
@@ -154,7 +171,8 @@ impl Stages<'_> {
             names: names.clone(),
             clock: self.clock.clone(),
             interval: self.settings.recovery.interval.0,
-            late: backends::late(self.settings),
+            holding: backends::late(self.settings),
+            entering: self.settings.recovery.slack.0,
         }
     }
 

@@ -3,14 +3,13 @@
 //! The broker can lose everything, a process can die where the one message about a delivery was its to hand over: the
 //! database still knows what should have been looked at by now. But late is not lost: the queue may merely be long. So
 //! probes travel through the queues with everything else, and tell how far each has been worked off
-//! ([`wire::probe`]); only what should have come out by then, and some more, is put back.
+//! ([`wire::probe`]); only what stood before one that came out long ago is put back.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use backends::{PutBack, PutBackError};
 use broker::{Publisher, Received};
-use domain::Timestamp;
 use metrics::counter;
 use service::Clock;
 use store::{Lost, RecoverySession, Store};
@@ -26,8 +25,10 @@ pub(crate) struct Reconciler {
     pub(crate) clock: Clock,
     /// The time between two looks.
     pub(crate) interval: Duration,
-    /// How late is lost: longer than anyone holds a message.
-    pub(crate) late: Duration,
+    /// Longer than anyone holds a message that was taken off its queue.
+    pub(crate) holding: Duration,
+    /// Longer than it takes from the moment a message is due until it is in its queue.
+    pub(crate) entering: Duration,
 }
 
 impl Reconciler {
@@ -61,19 +62,20 @@ impl Reconciler {
         // Not confirmed, it is not gone on: what would be put back would not be taken either.
         let _ = self.publisher.publish_all(queues.map(|queue| probe(queue, now))).await?;
 
-        if let Some(lost) = self.lost(&self.names.fan_out_queue(), now).await? {
+        if let Some(lost) = self.lost(&self.names.fan_out_queue()).await? {
             while self.put_back_events(lost).await? > 0 {}
         }
-        if let Some(lost) = self.lost(&self.names.deliver_queue(), now).await? {
+        if let Some(lost) = self.lost(&self.names.deliver_queue()).await? {
             while self.put_back_deliveries(lost).await? > 0 {}
         }
         Ok(())
     }
 
-    /// What can only be lost; `None` until a probe has come out of the queue.
-    async fn lost(&mut self, queue: &str, now: Timestamp) -> Result<Option<Lost>, PutBackError> {
-        let passed = self.session.queue_passed(queue).await?;
-        Ok(passed.map(|passed| Lost { since: None, before: passed.min(now) - self.late }))
+    /// What can only be lost: it was due so long before a probe went into the queue that it stood before the probe, and the
+    /// probe came out so long ago that whoever took it from there has done with it. `None` as long as no probe has.
+    async fn lost(&mut self, queue: &str) -> Result<Option<Lost>, PutBackError> {
+        let put_at = self.session.worked_off(queue, self.holding).await?;
+        Ok(put_at.map(|put_at| Lost { since: None, before: put_at - self.entering }))
     }
 
     async fn put_back_events(&mut self, lost: Lost) -> Result<usize, PutBackError> {
@@ -120,7 +122,7 @@ impl Probes {
     /// cannot be noted is forgotten: the next one follows.
     pub(crate) async fn take(&self, received: &Received) -> bool {
         let Some(at) = read_probe(received) else { return false };
-        if let Err(error) = self.store.record_queue_passed(&self.queue, at).await {
+        if let Err(error) = self.store.record_progress(&self.queue, at).await {
             debug!(queue = self.queue, %error, "the queue's progress was not noted");
         }
         true

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
-use diesel::{OptionalExtension as _, QueryableByName, sql_query};
+use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
 use domain::id::first_uuid_at;
 use domain::protocol::Fence;
@@ -71,9 +71,15 @@ struct Led {
 }
 
 #[derive(QueryableByName)]
-struct PassedRow {
+struct NowRow {
     #[diesel(sql_type = Timestamptz)]
-    passed_at: Timestamp,
+    now: Timestamp,
+}
+
+#[derive(QueryableByName)]
+struct ProgressRow {
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    put_at: Option<Timestamp>,
 }
 
 #[derive(QueryableByName)]
@@ -153,15 +159,21 @@ const LEAVE_EVENTS: &str = "
      WHERE event.id BETWEEN given.id AND given.id
        AND COALESCE(event.fanned_out_at, 'infinity') = 'infinity'";
 
-const PASSED: &str = "
-    INSERT INTO queue_progress (queue, passed_at) VALUES ($1, $2)
-    ON CONFLICT (queue) DO UPDATE SET passed_at = greatest(queue_progress.passed_at, excluded.passed_at)";
+const OUT: &str = "INSERT INTO queue_progress (queue, put_at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+
+/// The latest probe that came out long enough ago, on the database's clock alone. What came out before this session began
+/// does not count: while the database was away, messages may have been held for as long.
+const WORKED_OFF: &str = "
+    SELECT max(put_at) AS put_at FROM queue_progress
+     WHERE queue = $1 AND out_at < now() - $2 * interval '1 millisecond' AND out_at > $3";
+
+const FORGET_PROGRESS: &str = "DELETE FROM queue_progress WHERE queue = $1 AND put_at < $2";
 
 impl Store {
-    /// Notes that everything that was put into `queue` before `at` was taken out of it.
-    pub async fn record_queue_passed(&self, queue: &str, at: Timestamp) -> Result<(), StoreError> {
+    /// Notes that everything that was put into `queue` before `put_at` has come out of it by now.
+    pub async fn record_progress(&self, queue: &str, put_at: Timestamp) -> Result<(), StoreError> {
         let mut connection = self.connection().await?;
-        Prepared(sql_query(PASSED).bind::<Text, _>(queue).bind::<Timestamptz, _>(at))
+        Prepared(sql_query(OUT).bind::<Text, _>(queue).bind::<Timestamptz, _>(put_at))
             .execute(&mut connection)
             .await?;
         Ok(())
@@ -190,7 +202,13 @@ impl Store {
 /// connection, and so do the statements: a process that lost the lock cannot go on.
 pub struct RecoverySession {
     store: Store,
-    open: Option<AsyncPgConnection>,
+    open: Option<Open>,
+}
+
+struct Open {
+    connection: AsyncPgConnection,
+    /// When the session began, on the database's clock.
+    since: Timestamp,
 }
 
 impl std::fmt::Debug for RecoverySession {
@@ -204,7 +222,7 @@ impl RecoverySession {
     pub async fn lead(&mut self) -> Result<bool, StoreError> {
         // Held already, the lock is held once more; what counts is that the session lives.
         let led: Led = self
-            .run(async |connection| {
+            .run(async |connection, _| {
                 sql_query("SELECT pg_try_advisory_lock($1) AS led")
                     .bind::<BigInt, _>(RECOVERY_LOCK)
                     .get_result(connection)
@@ -214,25 +232,35 @@ impl RecoverySession {
         Ok(led.led)
     }
 
-    /// The time before which everything put into `queue` was taken out of it; `None` if nobody has said so yet.
-    pub async fn queue_passed(&mut self, queue: &str) -> Result<Option<Timestamp>, StoreError> {
-        let row: Option<PassedRow> = self
-            .run(async |connection| {
+    /// Everything that was put into `queue` before this moment came out of it, and that at least `ago`: who took it has
+    /// done with it. `None` as long as nobody knows.
+    pub async fn worked_off(&mut self, queue: &str, ago: Duration) -> Result<Option<Timestamp>, StoreError> {
+        let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+        let row: ProgressRow = self
+            .run(async |connection, since| {
                 Prepared(
-                    sql_query("SELECT passed_at FROM queue_progress WHERE queue = $1").bind::<Text, _>(queue),
+                    sql_query(WORKED_OFF)
+                        .bind::<Text, _>(queue)
+                        .bind::<BigInt, _>(ago)
+                        .bind::<Timestamptz, _>(since),
                 )
                 .get_result(connection)
                 .await
-                .optional()
             })
             .await?;
-        Ok(row.map(|row| row.passed_at))
+        let Some(put_at) = row.put_at else { return Ok(None) };
+        self.run(async |connection, _| {
+            let older = sql_query(FORGET_PROGRESS).bind::<Text, _>(queue).bind::<Timestamptz, _>(put_at);
+            Prepared(older).execute(connection).await
+        })
+        .await?;
+        Ok(Some(put_at))
     }
 
     /// How much there is to put back.
     pub async fn count(&mut self, lost: Lost) -> Result<LostCounts, StoreError> {
         let row: CountsRow = self
-            .run(async |connection| {
+            .run(async |connection, _| {
                 sql_query(COUNT_LOST)
                     .bind::<Timestamptz, _>(lost.before)
                     .bind::<SqlUuid, _>(first_of(lost))
@@ -253,7 +281,7 @@ impl RecoverySession {
         now: Timestamp,
     ) -> Result<Vec<ReissuedJob>, StoreError> {
         let rows: Vec<JobRow> = self
-            .run(async |connection| {
+            .run(async |connection, _| {
                 Prepared(
                     sql_query(REISSUE_OVERDUE)
                         .bind::<Timestamptz, _>(lost.before)
@@ -278,7 +306,7 @@ impl RecoverySession {
         now: Timestamp,
     ) -> Result<Vec<StoredEvent>, StoreError> {
         let rows: Vec<EventRow> = self
-            .run(async |connection| {
+            .run(async |connection, _| {
                 Prepared(
                     sql_query(REQUEUE_EVENTS)
                         .bind::<Timestamptz, _>(lost.before)
@@ -294,28 +322,30 @@ impl RecoverySession {
         rows.into_iter().map(EventRow::into_event).collect()
     }
 
-    /// Runs a statement on the session, which is begun if there is none. After an error there is none any more, and
+    /// Runs a statement on the session, which is begun if there is none; it is told when that was. After an error there is none any more, and
     /// the lock is free.
     async fn run<T>(
         &mut self,
-        statement: impl AsyncFnOnce(&mut AsyncPgConnection) -> diesel::QueryResult<T>,
+        statement: impl AsyncFnOnce(&mut AsyncPgConnection, Timestamp) -> diesel::QueryResult<T>,
     ) -> Result<T, StoreError> {
-        let mut connection = match self.open.take() {
+        // Dropped in the middle, the session ends.
+        let mut open = match self.open.take() {
             Some(open) => open,
             None => self.begin().await?,
         };
-        let answer = statement(&mut connection).await?;
-        self.open = Some(connection);
+        let answer = statement(&mut open.connection, open.since).await?;
+        self.open = Some(open);
         Ok(answer)
     }
 
-    async fn begin(&self) -> Result<AsyncPgConnection, StoreError> {
+    async fn begin(&self) -> Result<Open, StoreError> {
         let unavailable =
             |error: diesel::ConnectionError| StoreError::Unavailable { reason: error.to_string() };
         let mut connection = self.store.connector.connect().await.map_err(unavailable)?;
         let limit = IDLE_LIMIT.as_millis();
         connection.batch_execute(&format!("SET idle_session_timeout = {limit}")).await?;
-        Ok(connection)
+        let now: NowRow = sql_query("SELECT now() AS now").get_result(&mut connection).await?;
+        Ok(Open { connection, since: now.now })
     }
 }
 

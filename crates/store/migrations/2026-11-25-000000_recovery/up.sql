@@ -8,8 +8,10 @@ ALTER TABLE events ADD COLUMN queued_at timestamptz NOT NULL DEFAULT now();
 DROP INDEX events_to_fan_out;
 CREATE INDEX events_to_fan_out ON events (queued_at) WHERE fanned_out_at IS NULL;
 
--- Everything that was put into a queue before `passed_at` has been taken out of it.
+-- Everything that was put into a queue before `put_at` was taken out of it at `out_at`.
 CREATE TABLE queue_progress (
-    queue      text PRIMARY KEY,
-    passed_at  timestamptz NOT NULL
+    queue   text NOT NULL,
+    put_at  timestamptz NOT NULL,
+    out_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (queue, put_at)
 );

@@ -100,14 +100,23 @@ async fn one_session_leads_and_the_next_when_it_ends() {
 }
 
 #[tokio::test]
-async fn a_queue_s_progress_only_grows() {
+async fn what_came_out_of_a_queue_counts_once_it_must_be_done_with() {
     let database = TestDatabase::create().await;
     let store = store_of(&database);
     let mut session = store.recovery();
-    assert_eq!(session.queue_passed("q").await.unwrap(), None);
+    let soon = Duration::from_millis(50);
+    assert_eq!(session.worked_off("q", soon).await.unwrap(), None);
     let (earlier, later) = (ago(10), ago(5));
-    store.record_queue_passed("q", later).await.unwrap();
-    store.record_queue_passed("q", earlier).await.unwrap();
-    assert_eq!(session.queue_passed("q").await.unwrap(), Some(later));
-    assert_eq!(session.queue_passed("other").await.unwrap(), None);
+    store.record_progress("q", later).await.unwrap();
+    store.record_progress("q", earlier).await.unwrap();
+    assert_eq!(session.worked_off("q", Duration::from_secs(60)).await.unwrap(), None, "it is still held");
+    testkit::eventually("it is done with", testkit::DEADLINE, async || {
+        let put_at = session.worked_off("q", soon).await.unwrap()?;
+        assert_eq!(put_at, later);
+        Some(())
+    })
+    .await;
+    assert_eq!(session.worked_off("other", soon).await.unwrap(), None);
+    // The database may have been away: what was taken may have been held for as long.
+    assert_eq!(store.recovery().worked_off("q", soon).await.unwrap(), None);
 }

@@ -16,7 +16,7 @@ fn events(count: usize) -> Vec<Event> {
     (0..count).map(|n| Event::example(BookingCreated).to("user_1").id(format!("event-{n}"))).collect()
 }
 
-/// A stack that takes for lost after 3.5 s what should have been looked at.
+/// A stack that takes for lost within some seconds what should have been looked at.
 fn impatient() -> StackBuilder {
     Stack::builder()
         .env("LOK__DELIVERY__TIMEOUT", "2s")
@@ -94,19 +94,20 @@ async fn a_broker_that_lost_all_its_data_gets_500_pending_deliveries_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_is_merely_long_is_not_taken_for_lost() {
-    const EVENTS: usize = 1_600;
-    // Two dispatchers with two requests of 50 ms each make at most 80 a second of it: the last wait for 20 s, and lost
-    // is what is late by 8.5 s.
+    const EVENTS: usize = 6_000;
+    // Two dispatchers with 40 requests of 250 ms each make at most 320 a second of it: the last wait for 18 s, three times
+    // as long as anything may be late.
     let mut stack = impatient()
         .dispatchers(2)
-        .env("LOK__RECOVERY__SLACK", "6s")
-        .env("LOK__DELIVERY__MAX_IN_FLIGHT", "2")
-        .env("LOK__DELIVERY__PREFETCH", "4")
+        .env("LOK__RECOVERY__SLACK", "3s")
+        .env("LOK__DELIVERY__MAX_IN_FLIGHT", "40")
+        .env("LOK__DELIVERY__MAX_IN_FLIGHT_PER_WEBHOOK", "40")
+        .env("LOK__DELIVERY__PREFETCH", "60")
         .start()
         .await;
     let receiver = Receiver::start().await;
     let webhook = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
-    receiver.answer(Reply::status(200).after(Duration::from_millis(50)));
+    receiver.answer(Reply::status(200).after(Duration::from_millis(250)));
     let begun = Instant::now();
     stack.publish_all(&events(EVENTS)).await;
     receiver.until_within(EVENTS, Duration::from_secs(50)).await;

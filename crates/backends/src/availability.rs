@@ -1,31 +1,30 @@
 //! Statements that are tried until the database takes them.
 
 use std::future::Future;
-use std::sync::Arc;
 
 use broker::Backoff;
+use service::Check;
 use store::{Store, StoreError};
-use tokio::sync::watch;
-use tracing::{info, warn};
 
 use crate::judge::{Judge, Judgement};
+use crate::stuck::StuckCalls;
 
-/// Whether the database took the last statement. Clones share it.
+/// Whether the database takes the statements of a service. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Availability {
     store: Store,
-    is_available: Arc<watch::Sender<bool>>,
+    stuck: StuckCalls,
 }
 
 impl Availability {
-    /// Of the database behind this store.
-    pub fn new(store: &Store) -> Self {
-        Self { store: store.clone(), is_available: Arc::new(watch::Sender::new(true)) }
+    /// Of the database behind this store; the check fails while any statement has to be tried again.
+    pub fn new(store: &Store, check: Check) -> Self {
+        Self { store: store.clone(), stuck: StuckCalls::told_by(check) }
     }
 
-    /// Whether the database took the last statement.
+    /// Whether no statement has to be tried again.
     pub fn is_available(&self) -> bool {
-        *self.is_available.borrow()
+        self.stuck.is_empty()
     }
 
     /// Runs a statement until the database takes it, or refuses it for good: the error is never the database's own
@@ -36,33 +35,18 @@ impl Availability {
         F: Future<Output = Result<T, StoreError>>,
     {
         let (mut backoff, mut judge) = (Backoff::default(), Judge::new(&self.store));
+        let mut stuck = None;
         loop {
             let answered = run().await;
-            let Err(error) = &answered else {
-                self.set_available();
-                return answered;
-            };
+            let Err(error) = &answered else { return answered };
             match judge.judge(error).await {
-                Judgement::Trouble => self.set_unavailable(error),
-                Judgement::Doubt => {}
-                Judgement::Refusal => {
-                    self.set_available();
-                    return answered;
+                Judgement::Trouble => {
+                    stuck.get_or_insert_with(|| self.stuck.add(error));
                 }
+                Judgement::Doubt => {}
+                Judgement::Refusal => return answered,
             }
             backoff.wait().await;
-        }
-    }
-
-    fn set_unavailable(&self, error: &StoreError) {
-        if self.is_available.send_replace(false) {
-            warn!(error = %Chain(error), "the database takes no statements; trying again");
-        }
-    }
-
-    fn set_available(&self) {
-        if !self.is_available.send_replace(true) {
-            info!("the database takes statements again");
         }
     }
 }

@@ -2,9 +2,8 @@
 
 use std::error::Error;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use backends::{Chain, Judge, Judgement};
+use backends::{Judge, Judgement, StuckCalls};
 use broker::{Backoff, PublishError};
 use domain::id::NoRandomness;
 use service::Check;
@@ -60,23 +59,15 @@ impl MayPass for NoRandomness {
 #[derive(Debug, Clone)]
 pub(crate) struct Retry {
     store: Store,
-    stuck: Arc<Mutex<Tally>>,
+    stuck: StuckCalls,
     stopping: CancellationToken,
-}
-
-/// How many calls are being tried again now.
-#[derive(Debug)]
-struct Tally {
-    stuck: usize,
-    check: Check,
 }
 
 impl Retry {
     /// Tries until `stopping`; the check fails while anything has to be tried again. The store's statements are what is
     /// tried.
     pub(crate) fn new(store: Store, check: Check, stopping: CancellationToken) -> Self {
-        check.pass();
-        Self { store, stuck: Arc::new(Mutex::new(Tally { stuck: 0, check })), stopping }
+        Self { store, stuck: StuckCalls::told_by(check), stopping }
     }
 
     /// Runs until it succeeds or fails for good, with growing waits between the tries.
@@ -100,7 +91,7 @@ impl Retry {
             };
             match error.judge(&mut judge).await {
                 Judgement::Trouble => {
-                    stuck.get_or_insert_with(|| Stuck::new(self, &error));
+                    stuck.get_or_insert_with(|| self.stuck.add(&error));
                 }
                 Judgement::Doubt => {}
                 Judgement::Refusal => return Ok(Err(error)),
@@ -109,33 +100,6 @@ impl Retry {
                 () = self.stopping.cancelled() => return Err(Stopping),
                 () = backoff.wait() => {}
             }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Tally> {
-        // A number is whole after any panic.
-        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One call that is being tried again, until dropped: also when whoever waited for it gave up.
-struct Stuck<'a>(&'a Retry);
-
-impl<'a> Stuck<'a> {
-    fn new(retry: &'a Retry, error: &impl MayPass) -> Self {
-        let mut tally = retry.lock();
-        tally.stuck += 1;
-        tally.check.fail(Chain(error).to_string());
-        Self(retry)
-    }
-}
-
-impl Drop for Stuck<'_> {
-    fn drop(&mut self) {
-        let mut tally = self.0.lock();
-        tally.stuck -= 1;
-        if tally.stuck == 0 {
-            tally.check.pass();
         }
     }
 }

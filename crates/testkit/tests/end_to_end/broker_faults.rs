@@ -24,8 +24,12 @@ async fn a_broker_that_is_restarted_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_cannot_be_reached_holds_publishers_back_and_keeps_nobody_busy() {
-    let mut trial = Trial::start(Trial::builder().behind_proxies()).await;
+    let builder = Trial::builder().behind_proxies().env("LOK__DELIVERY__RETRY_DELAYS", "300ms");
+    let mut trial = Trial::start(builder).await;
+    // Their next attempts cannot be handed over.
+    let gate = trial.with_requests_on_the_wire(30, 500).await;
     trial.stack.amqp_proxy().cut();
+    gate.open();
     trial.publish(300).await;
     trial.expect_not_ready("broker").await;
     let effort = trial.effort();
@@ -59,7 +63,7 @@ async fn connections_that_are_reset_in_the_middle_of_publishes_lose_nothing() {
         trial.stack.amqp_proxy().cut();
         trial.stack.amqp_proxy().restore();
     }
-    trial.expect_recovered().await;
+    trial.expect_recovered_from(4).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -71,22 +75,24 @@ async fn a_queue_deleted_under_our_feet_is_there_again_and_worked_off() {
     let connection =
         Connection::connect(&servers::amqp_url(), ConnectionProperties::default()).await.expect("the broker");
     let channel = connection.create_channel().await.expect("a channel");
-    let queues = [
-        names.ingest_queue(),
-        names.fan_out_queue(),
-        names.deliver_queue(),
-        retry,
-        names.dead_queue(),
-        names.rejected_queue(),
+    let deletions = [
+        vec![names.ingest_queue()],
+        vec![names.fan_out_queue()],
+        vec![names.deliver_queue(), retry, names.dead_queue(), names.rejected_queue()],
     ];
-    for queue in queues {
-        channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.expect(&queue);
+    let faults = deletions.len();
+    for queues in deletions {
+        for queue in queues {
+            let deleted = channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await;
+            assert_eq!(deleted.expect("the queue is there"), 0, "{queue} was empty");
+        }
         trial.receiver.answer_next(Reply::status(500));
-        // Over HTTP: the test's own publisher would declare the exchange's queue.
+        // Over HTTP first: the test's own publisher would declare what is not there.
         let _ = trial.publish_over_http().await;
         trial.publish(5).await;
+        trial.all_are_delivered().await;
     }
-    trial.expect_recovered().await;
+    trial.expect_recovered_from(faults).await;
     drop(connection);
 }
 

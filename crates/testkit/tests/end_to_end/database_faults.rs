@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use testkit::{DEADLINE, eventually};
-
 use crate::trial::Trial;
 
 /// Long enough to see a loop that does not wait.
@@ -38,7 +36,7 @@ async fn sessions_that_are_ended_again_and_again_lose_nothing() {
         trial.receiver.until(before + EVENTS / 8 * time).await;
         database.execute(END_SESSIONS, &[]).await.expect("sessions can be ended");
     }
-    trial.expect_recovered().await;
+    trial.expect_recovered_from(4).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,12 +45,15 @@ async fn a_database_that_takes_no_writes_until_its_fail_over_is_through_is_waite
     let database = trial.stack.database.connect().await;
     let name: String =
         database.query_one("SELECT current_database()::text", &[]).await.expect("a name").get(0);
+    let gate = trial.with_requests_on_the_wire(30, 200).await;
     let read_only = |switch| format!("ALTER DATABASE {name} SET default_transaction_read_only = {switch}");
     database.batch_execute(&read_only("on")).await.expect("the database is the test's own");
     database.execute(END_SESSIONS, &[]).await.expect("sessions can be ended");
 
+    gate.open();
     trial.publish(200).await;
-    trial.expect_ingest_stuck().await;
+    trial.expect_events_stuck().await;
+    trial.expect_deliveries_stuck().await;
     let effort = trial.effort();
     trial.expect_back_pressure().await;
     trial.expect_calm(effort, OUTAGE).await;
@@ -65,13 +66,17 @@ async fn a_database_that_takes_no_writes_until_its_fail_over_is_through_is_waite
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_every_connection_waits_for_a_lock_everything_waits() {
-    let mut trial = Trial::start(Trial::builder()).await;
+    let mut trial = Trial::start(Trial::builder().env("LOK__DATABASE__POOL_SIZE", "2")).await;
     let database = trial.stack.database.connect().await;
+    let gate = trial.with_requests_on_the_wire(30, 200).await;
     let lock = "BEGIN; LOCK TABLE events, deliveries IN ACCESS EXCLUSIVE MODE";
     database.batch_execute(lock).await.expect("the tables are the test's own");
+    gate.open();
     trial.publish(300).await;
-    trial.expect_back_pressure().await;
+    // Of two connections none is left to ask for a sign of life with.
+    trial.expect_not_ready("database").await;
     let effort = trial.effort();
+    trial.expect_back_pressure().await;
     trial.expect_calm(effort, OUTAGE).await;
     database.batch_execute("COMMIT").await.expect("the lock is let go");
     trial.expect_recovered().await;
@@ -81,6 +86,7 @@ async fn when_every_connection_waits_for_a_lock_everything_waits() {
 async fn full_disk(told: &str) {
     let mut trial = Trial::start(Trial::builder()).await;
     let database = trial.stack.database.connect().await;
+    let gate = trial.with_requests_on_the_wire(30, 200).await;
     let mut triggers = format!(
         "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              RAISE EXCEPTION '{told}' USING ERRCODE = '53100';
@@ -94,8 +100,10 @@ async fn full_disk(told: &str) {
         );
     }
     database.batch_execute(&triggers).await.expect("the tables are the test's own");
+    gate.open();
     trial.publish(200).await;
-    trial.expect_ingest_stuck().await;
+    trial.expect_events_stuck().await;
+    trial.expect_deliveries_stuck().await;
     let effort = trial.effort();
     trial.expect_back_pressure().await;
     trial.expect_calm(effort, OUTAGE).await;
@@ -120,18 +128,16 @@ async fn a_full_disk_is_waited_for_in_any_language() {
 async fn a_database_that_is_stopped_in_the_middle_is_given_up_and_found_again() {
     let builder = Trial::builder().private_servers().env("LOK__DATABASE__STATEMENT_TIMEOUT", "1s");
     let mut trial = Trial::start(builder).await;
-    trial.publish(300).await;
+    let gate = trial.with_requests_on_the_wire(30, 200).await;
     trial.stack.servers().postgres.pause().await;
-    trial.expect_not_ready("database").await;
+    gate.open();
     trial.publish(50).await;
+    trial.expect_not_ready("database").await;
     let effort = trial.effort();
     trial.expect_back_pressure().await;
-    // Longer than any statement may take and any answer may be waited for: what is stuck is tried anew.
-    eventually("statements under way are given up", DEADLINE, async || {
-        let is_told = |log: String| log.contains("the database takes no statements");
-        is_told(trial.stack.dispatchers[0].log()).then_some(())
-    })
-    .await;
+    // Statements under way are given up, and tried anew in vain.
+    trial.expect_deliveries_stuck().await;
+    trial.expect_events_stuck().await;
     trial.expect_calm(effort, OUTAGE).await;
     trial.stack.servers().postgres.resume().await;
     trial.expect_recovered().await;

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use domain::EventType::BookingCreated;
 use serde_json::Value;
-use testkit::{DEADLINE, Event, HttpClient, Receiver, Service, Stack, StackBuilder, Webhook, eventually_ok};
+use testkit::receiver::Gate;
+use testkit::{
+    DEADLINE, Event, HttpClient, Receiver, Reply, Service, Stack, StackBuilder, Webhook, eventually_ok,
+};
 use tokio::time::Instant;
 
 use crate::support::{by_event_id, settled};
@@ -19,9 +22,9 @@ const HTTP_TIMEOUT: Duration = Duration::from_secs(2);
 /// eight connections to lose takes some.
 const CPU_SHARE: f64 = 0.2;
 
-/// Lines of warning that a fault may cost a service: one for each connection, channel, check and stage that changed its
-/// state. It is no matter how long the fault lasts.
-const WARNINGS: usize = 25;
+/// Lines of warning that a fault may cost a service, however long it lasts and however much is under way: one for each
+/// connection, consumer, publisher and check that changed its state.
+const WARNINGS: usize = 15;
 
 /// A stack with a webhook, what was published to it, and what its services have said and used so far.
 pub(crate) struct Trial {
@@ -116,30 +119,33 @@ impl Trial {
         futures_util::future::join_all(asking).await;
     }
 
+    /// Publishes events whose requests are then on the wire until the gate opens; answered with `status`.
+    pub(crate) async fn with_requests_on_the_wire(&mut self, count: usize, status: u16) -> Gate {
+        let gate = Gate::default();
+        for _ in 0..count {
+            self.receiver.answer_next(Reply::status(status).when_open(&gate));
+        }
+        let before = self.receiver.requests().len();
+        self.publish(count).await;
+        self.receiver.until(before + count).await;
+        gate
+    }
+
     /// Waits until event-ingest and dispatchers are not ready, `check` being what they say why.
     pub(crate) async fn expect_not_ready(&mut self, check: &str) {
         for service in self.stack.ingests.iter_mut().chain(&mut self.stack.dispatchers) {
-            let url = format!("{}/readyz", service.admin_url().await);
-            let what = format!("{} is not ready for its {check}", service.name());
-            eventually_ok(&what, DEADLINE, async || {
-                let answer = HttpClient::default().get(&url).await;
-                let reason = answer.json()["checks"][check].as_str().unwrap_or("pass").to_owned();
-                if answer.status == 503 && reason != "pass" { Ok(()) } else { Err(answer.text()) }
-            })
-            .await;
+            expect_not_ready(service, check).await;
         }
     }
 
-    /// Waits until event-ingest says that events do not get through: the database answers, but does not take them.
-    pub(crate) async fn expect_ingest_stuck(&mut self) {
-        let url = format!("{}/readyz", self.stack.ingests[0].admin_url().await);
-        eventually_ok("event-ingest says that events do not get through", DEADLINE, async || {
-            let answer = HttpClient::default().get(&url).await;
-            let checks = answer.json()["checks"].clone();
-            let is_told = answer.status == 503 && checks["events get through"] != "pass";
-            if is_told { Ok(()) } else { Err(checks.to_string()) }
-        })
-        .await;
+    /// Waits until event-ingest says that what it has does not get through: the database may answer, but takes nothing.
+    pub(crate) async fn expect_events_stuck(&mut self) {
+        expect_not_ready(&mut self.stack.ingests[0], "events get through").await;
+    }
+
+    /// Waits until the dispatcher says that what it has does not get through.
+    pub(crate) async fn expect_deliveries_stuck(&mut self) {
+        expect_not_ready(&mut self.stack.dispatchers[0], "deliveries get through").await;
     }
 
     /// Waits until every service is ready by itself.
@@ -168,7 +174,8 @@ impl Trial {
         }
     }
 
-    async fn all_are_delivered(&self) {
+    /// Waits until everything published is delivered.
+    pub(crate) async fn all_are_delivered(&self) {
         settled(&self.stack, &self.webhook, self.published as u64).await;
         let requests = self.receiver.requests();
         assert_eq!(by_event_id(&requests).len(), self.published, "an event was lost");
@@ -177,6 +184,11 @@ impl Trial {
     /// After the fault: what was published is delivered, and new events are; nothing was set aside, and few words were
     /// made.
     pub(crate) async fn expect_recovered(&mut self) {
+        self.expect_recovered_from(1).await;
+    }
+
+    /// The same after several faults.
+    pub(crate) async fn expect_recovered_from(&mut self, faults: usize) {
         self.expect_ready().await;
         self.publish(20).await;
         let _ = self.publish_over_http().await;
@@ -185,9 +197,25 @@ impl Trial {
         assert_eq!(self.stack.depth(&rejected).await, 0, "a message was set aside");
         for (service, before) in self.stack.services().zip(&self.warnings) {
             let lines = warnings(service).split_off(*before);
-            assert!(lines.len() <= WARNINGS, "{} warned too often:\n{}", service.name(), lines.join("\n"));
+            assert!(
+                lines.len() <= WARNINGS * faults,
+                "{} warned too often:\n{}",
+                service.name(),
+                lines.join("\n")
+            );
         }
     }
+}
+
+async fn expect_not_ready(service: &mut Service, check: &str) {
+    let url = format!("{}/readyz", service.admin_url().await);
+    let what = format!("{} is not ready: {check}", service.name());
+    eventually_ok(&what, DEADLINE, async || {
+        let answer = HttpClient::default().get(&url).await;
+        let reason = answer.json()["checks"][check].as_str().unwrap_or("pass").to_owned();
+        if answer.status == 503 && reason != "pass" { Ok(()) } else { Err(answer.text()) }
+    })
+    .await;
 }
 
 /// The lines that an operator would look at.

@@ -197,7 +197,6 @@ fn ttl(text: &str) -> Result<Span, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
     use clap::CommandFactory as _;
 
     use super::*;
@@ -209,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_moment_is_said_as_such_or_as_so_long_ago() {
-        let moment = DateTime::from_timestamp_millis(1_705_314_600_000).unwrap();
+        let moment = domain::Timestamp::from_timestamp_millis(1_705_314_600_000).unwrap();
         assert!(matches!(since("2024-01-15T11:30:00+01:00"), Ok(Since::Moment(at)) if at == moment));
         assert!(matches!(since("2h"), Ok(Since::Ago(ago)) if ago.as_secs() == 7200));
         for text in ["", "yesterday", "2024-01-15"] {

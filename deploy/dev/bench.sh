@@ -24,9 +24,7 @@ stack() (
 )
 
 cd "$ROOT"
-mkdir -p .dev
-exec 8>.dev/bench.lock
-flock -n 8 || fail "another \`make bench\` runs in this checkout; wait for it to end."
+alone bench
 
 need_build_tools
 LOG_DIR=$ROOT/.dev/log
@@ -38,10 +36,6 @@ cargo build --release --locked -p management-api -p event-ingest -p dispatcher -
 trap 'stack wipe' EXIT
 stack wipe >/dev/null
 stack servers
-while IFS='=' read -r name value; do
-    case $name in LOK_TEST_*) export "$name=$value" ;; esac
-done <.dev/bench-servers/env
-for name in $(compgen -v LOK__) LOK_CONFIG; do unset "$name"; done
+use_servers .dev/bench-servers/env
 
-# The descriptor of the lock stays here: nothing that is started may hold it.
 timeout --signal=TERM --kill-after=30 900 "${CARGO_TARGET_DIR:-target}/release/loadtest" "$@" 8>&-

@@ -70,6 +70,29 @@ require_port_free() {
     fi
 }
 
+# alone NAME: ends the script when another `make NAME` runs in this checkout. Descriptor 8 holds the lock: close it
+# (8>&-) in what is started, which may outlive this script.
+alone() {
+    mkdir -p "$ROOT/.dev"
+    exec 8>"$ROOT/.dev/$1.lock"
+    flock -n 8 || fail "another \`make $1\` runs in this checkout; wait for it to end."
+}
+
+# The servers that `stack.sh servers` has written down in FILE become LOK_TEST_…, and nothing else that the caller's
+# environment says reaches the services: whoever starts them tells them everything.
+use_servers() { # FILE
+    local name value
+    while IFS='=' read -r name value; do
+        case $name in LOK_TEST_*) export "$name=$value" ;; esac
+    done <"$1"
+    forget_settings
+}
+
+forget_settings() {
+    local name
+    for name in $(compgen -v LOK__) LOK_CONFIG; do unset "$name"; done
+}
+
 is_root() {
     [[ $(id -u) == 0 ]]
 }

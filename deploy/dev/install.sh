@@ -21,6 +21,16 @@ need_build_tools() {
         fail "cargo does not run; rust-toolchain.toml asks for $(grep channel "$ROOT/rust-toolchain.toml")."
 }
 
+# Servers to start, where none that is good enough is installed: see postgres.sh and rabbitmq.sh.
+need_postgres() {
+    need psql postgresql-client
+    postgres_bin >/dev/null || PACKAGES+=(postgresql)
+}
+
+need_rabbitmq() {
+    rabbitmq_bin >/dev/null || PACKAGES+=(rabbitmq-server)
+}
+
 # The languages of the guide's examples, in which tests and demo verify deliveries.
 need_receiver_tools() {
     need node nodejs

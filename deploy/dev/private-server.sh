@@ -30,10 +30,11 @@ here=$(dirname "${BASH_SOURCE[0]}")
 . "$here/rabbitmq.sh"
 
 mkdir -p "$PID_DIR" "$LOG_DIR"
-exec 3>&1 >>"$LOG_DIR/private-server.log" 2>&1
-# Held as long as this process lives, see sweep.
-exec 9>"$DEV/alive"
+exec 3>&1 4>&2 >>"$LOG_DIR/private-server.log" 2>&1
+# Held as long as this process lives, see sweep; nobody finds it before it is held.
+exec 9>"$DEV/alive.new"
 flock 9
+mv "$DEV/alive.new" "$DEV/alive"
 
 # Below the ports that Linux gives to whoever asks for any: nobody else comes by one of them by chance.
 choose_ports() {
@@ -124,11 +125,18 @@ server_url() {
     if [[ $KIND == postgres ]]; then postgres_url postgres postgres; else amqp_url; fi
 }
 
-trap remove EXIT
+end() {
+    # Not ready yet: whoever waits for that wants to know why it never came.
+    if [[ ! -e $DEV/ready ]]; then cat "$LOG_DIR/private-server.log" >&4; fi
+    remove
+}
+
+trap end EXIT
 trap exit INT TERM HUP
 sweep
 choose_ports
 start
+: >"$DEV/ready"
 printf 'ready %s %s\n' "$DEV" "$(server_url)" >&3
 
 while read -r command; do

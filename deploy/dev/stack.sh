@@ -64,11 +64,8 @@ servers() {
 
 need_servers() {
     need flock util-linux
-    if private_postgres; then
-        need psql postgresql-client
-        postgres_bin >/dev/null || PACKAGES+=(postgresql)
-    fi
-    if private_rabbitmq; then rabbitmq_bin >/dev/null || PACKAGES+=(rabbitmq-server); fi
+    if private_postgres; then need_postgres; fi
+    if private_rabbitmq; then need_rabbitmq; fi
 }
 
 # What a running stack was started with is not changed under it.

@@ -11,6 +11,10 @@ here=$(dirname "${BASH_SOURCE[0]}")
 . "$here/common.sh"
 # shellcheck source=deploy/dev/install.sh
 . "$here/install.sh"
+# shellcheck source=deploy/dev/postgres.sh
+. "$here/postgres.sh"
+# shellcheck source=deploy/dev/rabbitmq.sh
+. "$here/rabbitmq.sh"
 
 # The stack of the tests is theirs alone, whatever the caller's dev stack is told by its environment.
 stack() (
@@ -22,26 +26,24 @@ stack() (
 )
 
 cd "$ROOT"
-mkdir -p .dev
-exec 8>.dev/test.lock
-flock -n 8 || fail "another \`make test\` runs in this checkout; wait for it to end."
+alone test
 
 need_build_tools
+# Some tests start servers of their own, whatever the others use.
+mkdir -p "$LOG_DIR"
+need_postgres
+need_rabbitmq
+install_missing
 "$here/tools.sh"
 
 trap 'stack wipe' EXIT
 stack wipe >/dev/null
 stack servers
-while IFS='=' read -r name value; do
-    case $name in LOK_TEST_*) export "$name=$value" ;; esac
-done <.dev/test/env
-# Services under test are told everything by their tests.
-for name in $(compgen -v LOK__) LOK_CONFIG; do unset "$name"; done
+use_servers .dev/test/env
 
 filter=()
 if [[ -n ${TESTS:-} ]]; then read -ra filter <<<"$TESTS"; fi
 
-# The descriptor of the lock stays here: a process that outlived its test would hold it.
 run_cargo() {
     cargo "$1" --locked --workspace "${@:2}" 8>&-
 }

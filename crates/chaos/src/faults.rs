@@ -139,10 +139,8 @@ impl Faults {
         fault: impl Future<Output = anyhow::Result<()>>,
     ) -> anyhow::Result<()> {
         let began = Clock::system().now();
-        let at = self.start.elapsed().as_secs_f64();
-        let (whom, what) = (victim.to_string(), kind.to_string());
-        let text = format!("{at:7.1} s  {what:<16} {whom:<16} for {:.1} s", lasts.as_secs_f64());
-        say(&format!("{}  {text}", began.format("%H:%M:%S%.3f")));
+        let happens = Planned { at: self.start.elapsed(), lasts, victim, kind };
+        say(&format!("{}  {happens}", began.format("%H:%M:%S%.3f")));
         let done = fault.await;
         let ended = Clock::system().now();
         self.diary.lock().faults.push(Fault { began, ended, victim, kind });

@@ -19,6 +19,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use domain::signature::WebhookSecret;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use crate::faults::{Diary, Faults};
@@ -27,7 +28,7 @@ use crate::load::{Gate, Load};
 use crate::platform::{DISPATCHERS, INGESTS, Platform};
 use crate::receivers::{Inbox, WebhookReceiver};
 use crate::report::{Report, count_faults, count_findings, say};
-use crate::schedule::Options;
+use crate::schedule::{Options, Planned};
 use crate::verify::{Observations, verify};
 use crate::world::webhooks;
 
@@ -50,7 +51,7 @@ struct Arguments {
     #[arg(long)]
     seed: Option<u64>,
     /// How long faults and events come.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, value_parser = minutes)]
     minutes: f64,
     /// Events a second.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=2000))]
@@ -58,12 +59,23 @@ struct Arguments {
     /// Deletes the broker's whole data now and then.
     #[arg(long)]
     wipe: bool,
+    /// Prints the faults that would come, and causes none.
+    #[arg(long)]
+    plan: bool,
     /// A file for the summary in JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Keeps the logs of a run that found nothing, too.
+    #[arg(long)]
+    keep_logs: bool,
     /// A folder for the logs of a run that found something.
     #[arg(long, value_name = "FOLDER", default_value = ".dev/chaos")]
     logs: PathBuf,
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    let minutes: f64 = text.parse().map_err(|error: std::num::ParseFloatError| error.to_string())?;
+    if (0.25..=600.0).contains(&minutes) { Ok(minutes) } else { Err("0.25 to 600".to_owned()) }
 }
 
 #[expect(clippy::print_stderr, reason = "a command line speaks to its user")]
@@ -76,7 +88,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(&arguments)) {
+    // Dropped, everything that was started ends.
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = run(&arguments) => ended,
+            interrupted = interrupted() => interrupted,
+        }
+    });
+    match ended {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -86,16 +105,34 @@ fn main() -> ExitCode {
     }
 }
 
+/// Ends when somebody wants this program to end.
+async fn interrupted() -> anyhow::Result<bool> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        pressed = tokio::signal::ctrl_c() => pressed?,
+    }
+    anyhow::bail!("interrupted")
+}
+
 /// Whether all was as it has to be.
 async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let seed = arguments.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
-    let length = Duration::try_from_secs_f64(arguments.minutes * 60.0).context("--minutes")?;
+    let length = Duration::from_secs_f64(arguments.minutes * 60.0);
+    let options = Options { ingests: INGESTS, dispatchers: DISPATCHERS, wipe: arguments.wipe };
+    let planned = schedule::plan(seed, length, options);
     say(&format!("seed {seed}: `--seed {seed}` replays these faults and events"));
+    if arguments.plan {
+        for fault in &planned {
+            say(&fault.to_string());
+        }
+        return Ok(true);
+    }
     say("starting a PostgreSQL, a RabbitMQ, 2 event-ingest, 2 dispatchers and management-api");
     let platform = Arc::new(Platform::start().await?);
-    let ended = chaos(arguments, seed, length, &platform).await;
+    let ended = chaos(arguments, seed, planned, &platform).await;
     let is_clean = ended.as_ref().is_ok_and(Report::is_clean);
-    if !is_clean {
+    if !is_clean || arguments.keep_logs {
         let folder = arguments.logs.join(format!("seed-{seed}"));
         platform.write_logs(&folder).await?;
         if let Ok(report) = &ended {
@@ -116,7 +153,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
 async fn chaos(
     arguments: &Arguments,
     seed: u64,
-    length: Duration,
+    planned: Vec<Planned>,
     platform: &Arc<Platform>,
 ) -> anyhow::Result<Report> {
     let inbox = Inbox::default();
@@ -129,13 +166,12 @@ async fn chaos(
         created.push(webhook);
     }
 
+    let length = Duration::from_secs_f64(arguments.minutes * 60.0);
     let start = Instant::now();
     let diary = Diary::default();
     let gate = Gate::default();
     let load = Load::new(platform.clone(), seed, gate.clone());
     let faults = Faults { platform: platform.clone(), diary: diary.clone(), gate, start };
-    let options = Options { ingests: INGESTS, dispatchers: DISPATCHERS, wipe: arguments.wipe };
-    let planned = schedule::plan(seed, length, options);
     say(&format!(
         "{} faults in {:.1} minutes, {} events a second",
         planned.len(),

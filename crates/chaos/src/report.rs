@@ -64,6 +64,9 @@ impl Report {
         line("requests", verdict.attempts.to_string());
         line("lost", verdict.lost.to_string());
         line("duplicates", format!("{}, unexplained {}", verdict.duplicates, verdict.unexplained));
+        for (fault, count) in &verdict.explained_by {
+            line("  explained by", format!("{fault}: {count}"));
+        }
         line("after an unrecorded success", verdict.after_unrecorded_success.to_string());
         line("attempts that never came", verdict.unseen_attempts.to_string());
         for (victim, kinds) in &self.faults {
@@ -90,9 +93,9 @@ impl Report {
         text
     }
 
-    /// Every finding, one a line.
+    /// Every finding and remark, one a line.
     pub(crate) fn all_findings(&self) -> String {
-        self.verdict.findings.iter().fold(String::new(), |mut text, finding| {
+        self.verdict.findings.iter().chain(&self.verdict.remarks).fold(String::new(), |mut text, finding| {
             let _ = writeln!(text, "{finding}");
             text
         })

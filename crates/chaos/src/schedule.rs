@@ -130,6 +130,14 @@ pub(crate) struct Planned {
     pub(crate) kind: Kind,
 }
 
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, lasts, .. } = self;
+        let (victim, kind) = (self.victim.to_string(), self.kind.to_string());
+        write!(f, "{:7.1} s  {kind:<16} {victim:<16} for {:.1} s", at.as_secs_f64(), lasts.as_secs_f64())
+    }
+}
+
 /// What the faults may be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Options {
@@ -190,7 +198,7 @@ fn kinds_of(victim: Victim, options: Options) -> Vec<Kind> {
     let links = |link| [Cut(link), Freeze(link), Delay(link)];
     match victim {
         Victim::Publisher => links(Link::Broker).into(),
-        Victim::Rabbitmq if options.wipe => vec![Kill, Pause, Restart, Wipe],
+        Victim::Rabbitmq if options.wipe => vec![Kill, Pause, Restart, Wipe, Wipe],
         Victim::Postgres | Victim::Rabbitmq => vec![Kill, Pause, Restart],
         Victim::Api | Victim::Ingest(_) | Victim::Dispatcher(_) => {
             let mut kinds = vec![Kill, Kill, Pause, Pause, Restart, Restart];

@@ -66,6 +66,8 @@ pub(crate) struct Verdict {
     pub(crate) duplicates: usize,
     /// Of these, those that no fault explains.
     pub(crate) unexplained: usize,
+    /// The others, by the latest fault that may have caused them.
+    pub(crate) explained_by: BTreeMap<String, usize>,
     /// Requests after a success that a fault kept from being recorded at once.
     pub(crate) after_unrecorded_success: usize,
     /// Attempts in the history that never came to the receiver.
@@ -75,6 +77,9 @@ pub(crate) struct Verdict {
     /// What must not be.
     #[serde(skip)]
     pub(crate) findings: Vec<Finding>,
+    /// What may be, and one would like to know more about: duplicates that are explained.
+    #[serde(skip)]
+    pub(crate) remarks: Vec<Finding>,
 }
 
 /// Judges what was seen.
@@ -196,11 +201,14 @@ impl<'a> WebhookCheck<'a> {
                 continue;
             };
             verdict.duplicates += 1;
-            if !self.explained(*first, arrival.at) {
+            let (arrival, first) = ((*arrival).clone(), *first);
+            if let Some(fault) = self.explanation(first, arrival.at) {
+                let by = format!("{} {}", fault.kind, fault.victim);
+                *verdict.explained_by.entry(by.clone()).or_default() += 1;
+                verdict.remarks.push(Finding::Duplicate { arrival, first, by });
+            } else {
                 verdict.unexplained += 1;
-                verdict
-                    .findings
-                    .push(Finding::UnexplainedDuplicate { arrival: (*arrival).clone(), first: *first });
+                verdict.findings.push(Finding::UnexplainedDuplicate { arrival, first });
             }
         }
     }
@@ -259,6 +267,8 @@ impl<'a> WebhookCheck<'a> {
                 verdict.findings.push(finding);
             } else if arrival.at > answered_at + RECORDED_WITHIN {
                 verdict.after_unrecorded_success += 1;
+                let arrival = (*arrival).clone();
+                verdict.remarks.push(Finding::AfterUnrecordedSuccess { arrival, answered_at, recorded_by });
             }
         }
     }
@@ -310,10 +320,15 @@ impl<'a> WebhookCheck<'a> {
         self.explained(from, to)
     }
 
-    /// Whether a fault on the way of deliveries lay between two instants, or not long before them.
     fn explained(&self, from: Timestamp, to: Timestamp) -> bool {
-        let mut faults = self.faults.iter().filter(|fault| is_on_the_way(fault.victim));
-        faults.any(|fault| fault.began <= to && fault.ended + AFTERMATH >= from)
+        self.explanation(from, to).is_some()
+    }
+
+    /// The latest fault on the way of deliveries that lay between two instants, or not long before them.
+    fn explanation(&self, from: Timestamp, to: Timestamp) -> Option<&'a Fault> {
+        let faults = self.faults.iter().filter(|fault| is_on_the_way(fault.victim));
+        let near = faults.filter(|fault| fault.began <= to && fault.ended + AFTERMATH >= from);
+        near.max_by_key(|fault| fault.began)
     }
 
     /// By when the record of an answer must be there. A fault at a dispatcher or at the database can hold it back until

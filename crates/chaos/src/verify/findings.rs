@@ -28,6 +28,10 @@ pub(crate) enum Finding {
     AfterSuccess { arrival: Arrival, answered_at: Timestamp, recorded_by: Timestamp },
     /// The same attempt came again, and no fault explains it.
     UnexplainedDuplicate { arrival: Arrival, first: Timestamp },
+    /// The same attempt came again, as a fault may cause it.
+    Duplicate { arrival: Arrival, first: Timestamp, by: String },
+    /// A request came after a success that a fault may have kept from being recorded.
+    AfterUnrecordedSuccess { arrival: Arrival, answered_at: Timestamp, recorded_by: Timestamp },
     /// More repetitions than may be, explained or not.
     TooManyDuplicates { duplicates: usize, deliveries: usize },
     /// Headers, body or signatures are not what they have to be.
@@ -47,6 +51,8 @@ impl Finding {
             Self::Statistics { .. } => "wrong statistics",
             Self::AfterSuccess { .. } => "request after a recorded success",
             Self::UnexplainedDuplicate { .. } => "unexplained duplicate",
+            Self::Duplicate { .. } => "duplicate",
+            Self::AfterUnrecordedSuccess { .. } => "request after an unrecorded success",
             Self::TooManyDuplicates { .. } => "too many duplicates",
             Self::WrongRequest { .. } => "wrong request",
         }
@@ -68,7 +74,8 @@ impl fmt::Display for Finding {
             Self::Statistics { webhook, statistics, of_rows } => {
                 write!(f, "webhook {webhook}: {statistics:?}, but the rows are {of_rows:?}")
             }
-            Self::AfterSuccess { arrival, answered_at, recorded_by } => write!(
+            Self::AfterSuccess { arrival, answered_at, recorded_by }
+            | Self::AfterUnrecordedSuccess { arrival, answered_at, recorded_by } => write!(
                 f,
                 "{}, the success was answered at {}, recorded by {}",
                 Shown(arrival),
@@ -77,6 +84,9 @@ impl fmt::Display for Finding {
             ),
             Self::UnexplainedDuplicate { arrival, first } => {
                 write!(f, "{}, the first came at {}", Shown(arrival), time(*first))
+            }
+            Self::Duplicate { arrival, first, by } => {
+                write!(f, "{}, the first came at {}, after {by}", Shown(arrival), time(*first))
             }
             Self::TooManyDuplicates { duplicates, deliveries } => {
                 write!(f, "{duplicates} of {deliveries} deliveries")

@@ -1,6 +1,9 @@
 use std::time::{Duration, Instant};
 
-use broker::{Confirmed, Message, PublisherConfig, Queue, Topology};
+use broker::{Confirmed, Message, PublisherConfig, Queue, REDELIVERED_HEADER, Topology};
+use lapin::BasicProperties;
+use lapin::options::BasicPublishOptions;
+use lapin::types::{AMQPValue, FieldTable};
 use testkit::eventually_ok;
 
 use crate::support::{Bench, DEADLINE, connect, consumer, next, number, with_bench};
@@ -166,6 +169,89 @@ async fn a_message_that_comes_back_too_often_is_set_aside() {
         assert_eq!(found.received.headers.text("x-lok-kept").as_deref(), Some("yes"));
         assert_eq!(found.received.headers.first_death_queue(), Some(work));
         found.acker.ack(Confirmed::nothing_to_publish());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_moved_stays_one_that_came_back() {
+    with_bench(async |bench| {
+        let topology = work(&bench).queue(Queue::work(bench.name("other")));
+        let broker = connect(topology).await;
+        let publisher = broker.publisher(PublisherConfig::default());
+        let _proof = publisher.publish(bench.message("work", 1)).await.unwrap();
+        let mut work = consumer(&broker, &bench, "work", 1);
+        let fresh = next(&mut work).await;
+        assert!(!fresh.received.redelivered);
+        let moved = fresh.received.forward_to(bench.name("other"));
+        assert_eq!(moved.headers.iter().count(), 0, "{moved:?}");
+        fresh.acker.requeue();
+
+        let again = next(&mut work).await;
+        let moved = again.received.forward_to(bench.name("other"));
+        again.acker.ack(publisher.publish(moved).await.unwrap());
+        let mut other = consumer(&broker, &bench, "other", 1);
+        let moved = next(&mut other).await;
+        assert!(moved.received.redelivered, "an earlier holder may have done part of the work");
+        assert_eq!(moved.received.delivery_count, 0, "this queue delivered it once");
+        moved.acker.ack(Confirmed::nothing_to_publish());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_publisher_says_about_deliveries_is_not_believed() {
+    with_bench(async |bench| {
+        let topology = work(&bench).topic_exchange(bench.name("topic")).bind(
+            bench.name("work"),
+            bench.name("topic"),
+            "#",
+        );
+        let broker = connect(topology).await;
+        let headers = [
+            ("x-delivery-count", AMQPValue::LongLongInt(1000)),
+            (REDELIVERED_HEADER, AMQPValue::LongString("true".into())),
+        ];
+        let mut table = FieldTable::default();
+        for (name, value) in headers {
+            table.insert(name.into(), value);
+        }
+        let properties = BasicProperties::default().with_headers(table);
+        let (topic, options) = (bench.name("topic"), BasicPublishOptions::default());
+        let published = bench.channel().basic_publish(topic.into(), "a".into(), options, b"1", properties);
+        published.await.unwrap();
+
+        let mut consumer = consumer(&broker, &bench, "work", 1);
+        let fresh = next(&mut consumer).await;
+        assert_eq!((fresh.received.redelivered, fresh.received.delivery_count), (false, 0));
+        fresh.acker.requeue();
+        let again = next(&mut consumer).await;
+        assert_eq!(
+            (again.received.redelivered, again.received.delivery_count),
+            (true, 1),
+            "the broker's word"
+        );
+        again.acker.ack(Confirmed::nothing_to_publish());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn headers_that_would_not_fit_stay_behind_when_a_message_is_moved() {
+    with_bench(async |bench| {
+        let broker = connect(work(&bench)).await;
+        let publisher = broker.publisher(PublisherConfig::default());
+        // The most that fits into a frame with the rest.
+        let large = bench.message("work", 1).header("large", &"x".repeat(120_000));
+        let _proof = publisher.publish(large).await.unwrap();
+        let mut consumer = consumer(&broker, &bench, "work", 1);
+        let taken = next(&mut consumer).await;
+        let moved = taken.received.forward_to(bench.name("work")).header("more", &"x".repeat(20_000));
+        taken.acker.ack(publisher.publish(moved).await.unwrap());
+        let moved = next(&mut consumer).await;
+        assert_eq!(number(&moved.received.body), 1);
+        assert_eq!(moved.received.headers.text("large"), None);
+        moved.acker.ack(Confirmed::nothing_to_publish());
     })
     .await;
 }

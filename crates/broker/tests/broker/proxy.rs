@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -23,6 +24,7 @@ enum Mode {
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     mode: watch::Sender<Mode>,
+    connections: Arc<AtomicUsize>,
     /// Cancelled to cut the connections of now.
     cut: Arc<std::sync::Mutex<CancellationToken>>,
     accepting: tokio::task::JoinHandle<()>,
@@ -35,9 +37,12 @@ impl Proxy {
         let (mode, modes) = watch::channel(Mode::Pass);
         let cut = Arc::new(std::sync::Mutex::new(CancellationToken::new()));
         let current = cut.clone();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let accepted = connections.clone();
         let accepting = tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
+                accepted.fetch_add(1, Ordering::Relaxed);
                 if *modes.borrow() == Mode::Refuse {
                     continue;
                 }
@@ -55,7 +60,12 @@ impl Proxy {
                 });
             }
         });
-        Self { address, mode, cut, accepting }
+        Self { address, mode, connections, cut, accepting }
+    }
+
+    /// How many connections came, also those that were refused.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Closes every connection; new ones are as before.

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use broker::{Broker, Confirmed, Health, PublisherConfig, Queue, Topology};
+use broker::{Backoff, Broker, BrokerConfig, Confirmed, Health, PublisherConfig, Queue, Topology};
 
 use testkit::FaultProxy;
 
@@ -176,6 +176,47 @@ async fn a_consumer_is_cancelled_and_a_broker_closed_in_time_however_silent_the_
             assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
             proxy.restore();
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_queue_that_another_version_declared_is_told_until_it_is_gone_without_trying_all_the_time() {
+    with_bench(async |bench| {
+        let limited = |limit| {
+            let aside = Queue::work(bench.name("aside"));
+            let work = Queue::work_setting_aside(bench.name("work"), limit, bench.name("aside"));
+            Topology::default().queue(aside).queue(work)
+        };
+        connect_with(crate::support::config(), limited(20)).await.close(DEADLINE).await;
+
+        let proxy = Proxy::to(server()).await;
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        let config = BrokerConfig { backoff, ..config_by_way_of(proxy.address) };
+        let broker = Broker::connect(config, limited(1000)).unwrap();
+        let [mut publishing, mut consuming] = broker.health();
+        let is_told = |health: &Health| {
+            let Health::Disconnected { reason } = health else { return false };
+            reason.contains("was declared otherwise") && reason.contains("x-delivery-limit")
+        };
+        for health in [&mut publishing, &mut consuming] {
+            let told = tokio::time::timeout(DEADLINE, health.wait_for(is_told)).await.map(drop);
+            assert!(told.is_ok(), "{:?}", health.borrow());
+        }
+        // Waits double from a tenth of a second: two connections, at most six tries each in this time.
+        let connected = publishing.wait_for(|health| *health == Health::Connected);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(1500), connected).await.is_err(),
+            "not while it is there"
+        );
+        assert!(proxy.connections() <= 2 * 6, "{} connections", proxy.connections());
+
+        bench.delete("work").await;
+        for health in [&mut publishing, &mut consuming] {
+            let connected = health.wait_for(|health| *health == Health::Connected);
+            tokio::time::timeout(DEADLINE, connected).await.expect("it goes on").unwrap();
+        }
+        broker.close(DEADLINE).await;
     })
     .await;
 }

@@ -12,6 +12,7 @@ mod guide_code;
 mod lost_messages;
 mod memory;
 mod outages;
+mod poison;
 mod private_servers;
 mod retries;
 mod routing;

@@ -74,6 +74,13 @@ pub enum Health {
     },
 }
 
+impl Health {
+    /// Before the first try to connect has ended.
+    pub(crate) fn not_yet() -> Self {
+        Self::Disconnected { reason: "not connected yet".to_owned() }
+    }
+}
+
 /// Two connections to the broker that are kept up until [`Broker::close`]. Clones share them.
 #[derive(Clone)]
 pub struct Broker {
@@ -111,8 +118,7 @@ impl Broker {
         let (config, topology) = (Arc::new(config), Arc::new(topology));
         let (keepers, closing) = (TaskTracker::new(), CancellationToken::new());
         let link = |purpose| {
-            let (health, receiver) =
-                watch::channel(Health::Disconnected { reason: "not connected yet".to_owned() });
+            let (health, receiver) = watch::channel(Health::not_yet());
             let keeper = Keeper {
                 purpose,
                 config: config.clone(),

@@ -1,6 +1,7 @@
 //! One connection that is kept up.
 
 use std::error::Error as _;
+use std::mem::discriminant;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -168,20 +169,21 @@ impl Keeper {
         }
     }
 
-    /// One log line a change of state, however often a reconnect fails for the same reason.
+    /// One log line a change of state, however often a reconnect fails and whatever the reasons are.
     fn set_health(&self, health: Health) {
         self.health.send_if_modified(|current| {
             if *current == health {
                 return false;
             }
+            let is_told = discriminant(current) == discriminant(&health) && *current != Health::not_yet();
             match &health {
-                Health::Connected => {}
-                Health::Blocked { reason } => {
+                Health::Blocked { reason } if !is_told => {
                     warn!(connection = self.purpose, reason, "the broker blocks publishing");
                 }
-                Health::Disconnected { reason } => {
+                Health::Disconnected { reason } if !is_told => {
                     warn!(connection = self.purpose, reason, "no connection to the broker; trying again");
                 }
+                _ => {}
             }
             *current = health;
             true

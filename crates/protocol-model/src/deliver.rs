@@ -4,7 +4,7 @@ use domain::protocol::{Decision, Fence, Taken, Ticket, decide};
 use domain::retry::{AttemptNumber, NextStep, Verdict, next_step};
 
 use crate::broker::{Message, Queue};
-use crate::state::{Delivery, State};
+use crate::state::State;
 use crate::work::{Answer, Hold, Job, Who};
 use crate::{Mistake, Protocol};
 
@@ -47,6 +47,8 @@ pub enum Phase {
         /// An earlier try may have been committed and its answer lost.
         tried: bool,
     },
+    /// The webhook takes no events: the delivery is to be ended.
+    Abandoning,
     /// A job has to be published.
     HandingOver {
         /// The job.
@@ -80,6 +82,8 @@ pub enum Step {
     LookAgain,
     /// Issues the job that follows anew.
     Reissue(Answer),
+    /// Ends the delivery.
+    Abandon,
     /// Publishes a job.
     HandOver(Answer),
     /// Acknowledges the message, and frees the claim.
@@ -160,7 +164,7 @@ impl Protocol {
                 if self.taken(job.message.taken) == Taken::First && state.parked < self.parks {
                     steps.push(Step::Defer);
                 }
-                looks(self.decide(state.delivery, &job.message), steps);
+                looks(self.decide(state, &job.message), steps);
             }
             Phase::Decided(decision) => looks(decision, steps),
             Phase::OnTheWire { number, verdict, handed_over } => {
@@ -173,6 +177,7 @@ impl Protocol {
             }
             Phase::Beaten { .. } => steps.push(Step::LookAgain),
             Phase::Reissuing { .. } => steps.extend(self.answers(state).map(Step::Reissue)),
+            Phase::Abandoning => steps.push(Step::Abandon),
             Phase::HandingOver { .. } => steps.extend(self.confirms(state).map(Step::HandOver)),
             Phase::Done { .. } => steps.push(Step::Ack),
         }
@@ -201,11 +206,11 @@ impl Protocol {
                     Phase::Done { handed_over: false }
                 }
             }
-            (Step::LookTooEarly, _) => Phase::Decided(self.decide(state.delivery, &job.message)),
-            (Step::Look(verdict), Phase::Decided(decision)) => begin(state, decision, verdict),
+            (Step::LookTooEarly, _) => Phase::Decided(self.decide(state, &job.message)),
+            (Step::Look(verdict), Phase::Decided(decision)) => begin(state, ticket, decision, verdict),
             (Step::Look(verdict), _) => {
-                let decision = self.decide(state.delivery, &job.message);
-                begin(state, decision, verdict)
+                let decision = self.decide(state, &job.message);
+                begin(state, ticket, decision, verdict)
             }
             (Step::Record(answer), Phase::OnTheWire { number, verdict, handed_over }) => {
                 let next = self.next_step(number, verdict);
@@ -224,7 +229,7 @@ impl Protocol {
                     _ => Phase::Done { handed_over: false },
                 }
             }
-            (Step::LookAgain, Phase::Beaten { number }) => self.after_another(state.delivery, number, ticket),
+            (Step::LookAgain, Phase::Beaten { number }) => self.after_another(state, number, ticket),
             (Step::Reissue(answer), Phase::Reissuing { recorded, seen, tried }) => {
                 let reissued = self.reissue_recorded(state, recorded, seen, tried);
                 match (answer, reissued) {
@@ -239,6 +244,10 @@ impl Protocol {
                         Phase::HandingOver { ticket, delayed, follows: true }
                     }
                 }
+            }
+            (Step::Abandon, Phase::Abandoning) => {
+                state.abandon();
+                Phase::Done { handed_over: false }
             }
             (Step::HandOver(answer), Phase::OnTheWire { number, verdict, .. }) => {
                 state.delayed.push(Ticket { attempt: number.next(), fence: ticket.fence });
@@ -271,19 +280,18 @@ impl Protocol {
         Some(())
     }
 
-    fn decide(&self, delivery: Option<Delivery>, message: &Message<Ticket>) -> Decision {
+    fn decide(&self, state: &State, message: &Message<Ticket>) -> Decision {
         if self.makes(Mistake::NoCheck) {
             return Decision::Attempt { number: message.body.attempt, revision: 0 };
         }
-        decide(message.body, self.taken(message.taken), delivery.map(Delivery::row).as_ref())
+        decide(message.body, self.taken(message.taken), state.row().as_ref())
     }
 
     /// Two had the job, or one twice, and this one came second: the first may be unable to go on, and this message may be
     /// the one that is left. So it is judged as one that came back.
-    fn after_another(&self, delivery: Option<Delivery>, number: AttemptNumber, ticket: Ticket) -> Phase {
+    fn after_another(&self, state: &State, number: AttemptNumber, ticket: Ticket) -> Phase {
         let ticket = Ticket { attempt: number, ..ticket };
-        let row = delivery.map(Delivery::row);
-        match (decide(ticket, Taken::Again, row.as_ref()), delivery) {
+        match (decide(ticket, Taken::Again, state.row().as_ref()), state.delivery) {
             (Decision::HandOver { recorded }, Some(delivery)) if !self.makes(Mistake::LeavesItToAnother) => {
                 Phase::Reissuing { recorded, seen: delivery.fence, tried: false }
             }
@@ -305,10 +313,11 @@ fn looks(decision: Decision, steps: &mut Vec<Step>) {
 }
 
 /// Does what was decided. The request begins with the look at the row: between the two there is nothing to wait for.
-fn begin(state: &mut State, decision: Decision, verdict: Verdict) -> Phase {
+fn begin(state: &mut State, ticket: Ticket, decision: Decision, verdict: Verdict) -> Phase {
     match decision {
         Decision::Attempt { number, .. } => {
             state.seen.post_after_end |= state.has_ended();
+            state.seen.post_too_early |= number > ticket.attempt;
             state.seen.post(number);
             Phase::OnTheWire { number, verdict, handed_over: false }
         }
@@ -316,6 +325,7 @@ fn begin(state: &mut State, decision: Decision, verdict: Verdict) -> Phase {
             let seen = state.delivery.map_or(Fence::FIRST, |delivery| delivery.fence);
             Phase::Reissuing { recorded, seen, tried: false }
         }
-        Decision::Abandon(_) | Decision::Nothing => Phase::Done { handed_over: false },
+        Decision::Abandon(_) => Phase::Abandoning,
+        Decision::Nothing => Phase::Done { handed_over: false },
     }
 }

@@ -40,6 +40,8 @@ pub struct Protocol {
     pub reconciles: bool,
     /// How often a job may be parked.
     pub parks: u8,
+    /// How often the webhook may be disabled or enabled.
+    pub switches: u8,
     /// Whether the delays are longer than anyone needs for what he has in hand, as they are by default: a job comes out
     /// of its delay queue only when nobody has another in hand, or somebody is slow.
     pub long_delays: bool,
@@ -71,6 +73,8 @@ pub enum Action {
     Deliver(Who, deliver::Step),
     /// The reconciler, and its probes.
     Reconcile(reconcile::Step),
+    /// The webhook is disabled, or enabled again.
+    Switch,
     /// Something goes wrong.
     Fault(Fault),
 }
@@ -87,6 +91,7 @@ impl Protocol {
             faults: Faults::NONE,
             reconciles: true,
             parks: 0,
+            switches: 0,
             long_delays: false,
             mistake: None,
         }
@@ -108,6 +113,12 @@ impl Protocol {
     #[must_use]
     pub fn with_parks(self, parks: u8) -> Self {
         Self { parks, ..self }
+    }
+
+    /// With a webhook that is disabled and enabled, so often together.
+    #[must_use]
+    pub fn with_switches(self, switches: u8) -> Self {
+        Self { switches, ..self }
     }
 
     /// With delays that are longer than anyone needs.
@@ -173,6 +184,9 @@ impl Model for Protocol {
         let mut steps = Vec::new();
         self.reconcile_steps(state, &mut steps);
         actions.extend(steps.into_iter().map(Action::Reconcile));
+        if state.switched < self.switches {
+            actions.push(Action::Switch);
+        }
         let mut faults = Vec::new();
         self.possible_faults(state, &mut faults);
         actions.extend(faults.into_iter().map(Action::Fault));
@@ -195,6 +209,7 @@ impl Model for Protocol {
             }
             Action::Deliver(who, step) => self.deliver(&mut state, who, step)?,
             Action::Reconcile(step) => self.reconcile(&mut state, step)?,
+            Action::Switch => state.switched += 1,
             Action::Fault(fault) => suffer(&mut state, fault)?,
         }
         Some(state.normalised())

@@ -15,6 +15,9 @@ pub const ENDS: &str = "what is accepted is delivered, or fails after all attemp
 /// No request begins once the delivery is final.
 pub const NO_POST_AFTER_END: &str = "no POST after a recorded success";
 
+/// No attempt is made by a job that asks for an earlier one: it has not waited for its time.
+pub const NOT_TOO_EARLY: &str = "an attempt is made only by a job that waited for it";
+
 /// The history is true: attempts 1, 2, …, no more than the schedule has, and the status is what they say.
 pub const TRUE_HISTORY: &str = "each attempt is recorded once, in order, and the status follows from them";
 
@@ -38,6 +41,7 @@ impl Protocol {
         let mut properties = vec![
             Property::eventually(ENDS, |_, state: &State| state.has_ended()),
             Property::always(NO_POST_AFTER_END, |_, state: &State| !state.seen.post_after_end),
+            Property::always(NOT_TOO_EARLY, |_, state: &State| !state.seen.post_too_early),
             Property::always(TRUE_HISTORY, Self::has_true_history),
             Property::always(DUPLICATES_EXPLAINED, |protocol: &Self, state: &State| {
                 let of_one_fault = if protocol.reconciles { 2 } else { 1 };
@@ -106,7 +110,7 @@ impl Protocol {
         let succeeded = records.iter().any(|(_, verdict)| *verdict == Verdict::Delivered);
         let status = match records.last() {
             Some((_, Verdict::Delivered)) => DeliveryStatus::Success,
-            _ if records.len() >= self.attempts() => DeliveryStatus::Failed,
+            _ if state.seen.abandoned || records.len() >= self.attempts() => DeliveryStatus::Failed,
             _ => DeliveryStatus::Pending,
         };
         in_order

@@ -24,6 +24,15 @@ impl State {
         true
     }
 
+    /// `Store::abandon_deliveries`: ends a delivery that is pending.
+    pub(crate) fn abandon(&mut self) {
+        if let Some(delivery) = self.delivery.as_mut().filter(|row| row.status == DeliveryStatus::Pending) {
+            delivery.status = DeliveryStatus::Failed;
+            self.seen.abandoned = true;
+            due_anew(self);
+        }
+    }
+
     /// `Store::defer`: notes when a job that is to be parked comes back; `false` if it counts no more.
     pub(crate) fn defer(&mut self, ticket: Ticket) -> bool {
         let counts = self.delivery.is_some_and(|delivery| delivery.is_awaiting(ticket));

@@ -49,6 +49,8 @@ pub struct State {
     pub wiped: bool,
     /// Times a job was parked.
     pub parked: u8,
+    /// Times the webhook was disabled or enabled: at first it is enabled.
+    pub switched: u8,
 }
 
 /// The event's row.
@@ -78,17 +80,15 @@ pub struct Seen {
     pub records: Vec<(AttemptNumber, Verdict)>,
     /// A POST began although the delivery was final.
     pub post_after_end: bool,
+    /// A POST began that no job had waited for.
+    pub post_too_early: bool,
+    /// The delivery was ended because its webhook was disabled.
+    pub abandoned: bool,
     /// What the reconciler put back: events and jobs.
     pub put_back: u8,
 }
 
 impl Delivery {
-    /// What [`domain::protocol::decide`] is shown.
-    pub fn row(self) -> Row {
-        let Self { status, attempts, fence } = self;
-        Row { status, attempts, fence, webhook: WebhookState::Active { revision: 0 } }
-    }
-
     /// Whether a job with this ticket would still lead to an attempt.
     pub fn is_awaiting(self, ticket: Ticket) -> bool {
         self.status == DeliveryStatus::Pending
@@ -112,6 +112,13 @@ impl State {
     /// The delivery will not be attempted again.
     pub fn has_ended(&self) -> bool {
         self.delivery.is_some_and(|delivery| delivery.status != DeliveryStatus::Pending)
+    }
+
+    /// What [`domain::protocol::decide`] is shown.
+    pub fn row(&self) -> Option<Row> {
+        let is_enabled = self.switched.is_multiple_of(2);
+        let webhook = if is_enabled { WebhookState::Active { revision: 0 } } else { WebhookState::Disabled };
+        self.delivery.map(|Delivery { status, attempts, fence }| Row { status, attempts, fence, webhook })
     }
 
     /// A dispatcher has a job in hand.

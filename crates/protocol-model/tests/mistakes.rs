@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use protocol_model::properties::{
     DUPLICATES_END, ENDS, NO_POST_AFTER_END, ONE_JOB, ONLY_LOST_PUT_BACK, TRUE_HISTORY,
 };
-use protocol_model::{FaultKind, Mistake, Protocol};
+use protocol_model::{FaultKind, Mistake, Protocol, every_path_ends};
 use stateright::{Checker as _, HasDiscoveries, Model as _};
 
 /// The checker shows a way to break `property`.
@@ -26,7 +26,9 @@ fn breaks(protocol: Protocol, property: &'static str) {
 
 /// The promise is kept all the same, in the end.
 fn is_only_late(protocol: Protocol) {
+    let states = every_path_ends(&protocol).unwrap_or_else(|state| panic!("goes in circles: {state:#?}"));
     let checker = protocol.checker().threads(2).spawn_bfs().join();
+    assert_eq!(checker.unique_state_count(), states, "both looked at all there is");
     checker.assert_no_discovery(ENDS);
 }
 

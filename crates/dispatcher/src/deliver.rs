@@ -127,7 +127,7 @@ impl DeliverStage {
             return Ok(Confirmed::nothing_to_publish());
         };
         let attempt = job.ticket.attempt;
-        match self.wait_for_turn(&job, taken).await {
+        match self.wait_for_turn(&job).await {
             Wait::Turn(turn) => match self.with_turn(job, taken, turn).await? {
                 Worked::HandedOver(proof) => {
                     claim.handed_over(attempt);
@@ -135,14 +135,13 @@ impl DeliverStage {
                 }
                 Worked::Over(proof) => Ok(proof),
             },
-            Wait::TooLong => self.park(&job).await,
+            Wait::TooLong => self.without_turn(job, taken).await,
             Wait::Stopping => Err(NotDone::Stopping),
         }
     }
 
-    /// While the database is away nothing moves: a job that was parked would only come back. Nor is a job parked whose
-    /// message came back: parked, it would be a fresh message, and nobody would know that it may be half done.
-    async fn wait_for_turn(&self, job: &DeliveryJob, taken: Taken) -> Wait {
+    /// While the database is away nothing moves: a job that was parked would only come back.
+    async fn wait_for_turn(&self, job: &DeliveryJob) -> Wait {
         let mut turn = pin!(self.lanes.turn(job.webhook, job.bytes_to_read()));
         loop {
             tokio::select! {
@@ -151,7 +150,7 @@ impl DeliverStage {
                 turn = &mut turn => return Wait::Turn(turn),
                 () = sleep(self.max_wait) => {}
             }
-            if taken == Taken::First && self.journal.is_available() {
+            if self.journal.is_available() {
                 return Wait::TooLong;
             }
         }
@@ -166,7 +165,7 @@ impl DeliverStage {
                 let Some(body) = job.body.clone().or(stored_body) else {
                     return self.abandon(&job, NO_BODY).await;
                 };
-                self.attempt(&job, revision, body, turn).await
+                self.attempt(&job, taken, revision, body, turn).await
             }
             Decision::HandOver { recorded } => {
                 let seen = state.map_or(job.ticket.fence, |state| state.row.fence);
@@ -209,20 +208,31 @@ impl DeliverStage {
         }))
     }
 
-    /// Gives a job's place in the prefetch window back, unless the job counts no more.
-    async fn park(&self, job: &DeliveryJob) -> Result<Confirmed, NotDone> {
+    /// Gives a job's place in the prefetch window back. A job that cannot be put off is void, or its attempt is recorded:
+    /// then no turn is needed for what is left to do, if its message came back and may be half done.
+    async fn without_turn(&self, job: DeliveryJob, taken: Taken) -> Result<Confirmed, NotDone> {
+        if let Some(parked) = self.park(&job, taken).await? {
+            return Ok(parked);
+        }
+        match taken {
+            Taken::First => Ok(Confirmed::nothing_to_publish()),
+            Taken::Again => match self.after_another(&job).await? {
+                Worked::HandedOver(proof) | Worked::Over(proof) => Ok(proof),
+            },
+        }
+    }
+
+    /// Parks a job; `None` if it cannot be put off. Parked, it is a fresh message: that it came back goes along.
+    async fn park(&self, job: &DeliveryJob, taken: Taken) -> Result<Option<Confirmed>, NotDone> {
         let until = self.clock.now() + self.outbox.park_delay();
         let deferral = Deferral { delivery: job.delivery, ticket: job.ticket, until };
-        Ok(if self.journal.defer(deferral).await? {
-            self.outbox.park(job).await
-        } else {
-            Confirmed::nothing_to_publish()
-        })
+        Ok(if self.journal.defer(deferral).await? { Some(self.outbox.park(job, taken).await) } else { None })
     }
 
     async fn attempt(
         &self,
         job: &DeliveryJob,
+        taken: Taken,
         revision: i64,
         body: Bytes,
         turn: Turn,
@@ -232,7 +242,8 @@ impl DeliverStage {
             Err(NoTarget::Gone) => return self.abandon(job, DELETED).await,
             Err(NoTarget::Secret(reason)) => {
                 error!(webhook.id = %job.webhook, %reason, "cannot sign for this webhook; its deliveries wait");
-                return Ok(Worked::Over(self.park(job).await?));
+                let parked = self.park(job, taken).await?;
+                return Ok(Worked::Over(parked.unwrap_or_else(Confirmed::nothing_to_publish)));
             }
             Err(NoTarget::Journal(error)) => return Err(error.into()),
         };

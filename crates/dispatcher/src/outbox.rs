@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker::{Confirmed, Message, Publisher};
+use domain::protocol::Taken;
 use futures_util::future::join_all;
 use metrics::counter;
 use wire::names::ERROR_HEADER;
@@ -42,9 +43,15 @@ impl Outbox {
     }
 
     /// Hands a job over whose webhook or dispatcher has its hands full. Not an attempt.
-    pub(crate) async fn park(&self, job: &DeliveryJob) -> Confirmed {
+    pub(crate) async fn park(&self, job: &DeliveryJob, taken: Taken) -> Confirmed {
         counter!("deliveries_parked_total").increment(1);
-        self.publisher.publish_until_confirmed(to_queue(&self.names.park_queue(self.park_delay), job)).await
+        let message = to_queue(&self.names.park_queue(self.park_delay), job);
+        self.publisher
+            .publish_until_confirmed(match taken {
+                Taken::First => message,
+                Taken::Again => message.redelivered(),
+            })
+            .await
     }
 
     /// Tells operators of a delivery that failed for good. The body is left out: it may be personal.

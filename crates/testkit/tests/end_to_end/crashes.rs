@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use domain::EventType::BookingCreated;
-use testkit::{Event, Receiver, Stack, Webhook};
+use testkit::{Event, Receiver, Reply, Stack, Webhook};
 
 use crate::support::{by_event_id, settled};
 
@@ -137,4 +137,27 @@ async fn everything_killed_at_once_under_load_loses_nothing() {
     }
 
     all_delivered(&stack, &receiver, &webhooks).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_back_for_a_receiver_that_hangs_does_not_hold_others_up() {
+    const PREFETCH: usize = 40;
+    let builder = Stack::builder()
+        .env("LOK__DELIVERY__PREFETCH", PREFETCH.to_string())
+        .env("LOK__DELIVERY__MAX_IN_FLIGHT_PER_WEBHOOK", "4");
+    let mut stack = builder.start().await;
+    let (hanging, healthy) = (Receiver::start().await, Receiver::start().await);
+    hanging.answer(Reply::hang());
+    stack.given_webhook("hanging", &hanging.url("/"), &[BookingCreated]).await;
+    stack.given_webhook("healthy", &healthy.url("/"), &[BookingCreated]).await;
+    let to_hanging = |n| Event::example(BookingCreated).to("hanging").id(format!("event-{n}"));
+    stack.publish_all(&(0..PREFETCH).map(to_hanging).collect::<Vec<_>>()).await;
+    hanging.until(4).await;
+    // All that the process may hold comes back: what is on the wire, and what waits for its turn.
+    stack.dispatchers[0].kill9();
+    stack.dispatchers[0].restart().await;
+    hanging.until(8).await;
+
+    stack.publish(&Event::example(BookingCreated).to("healthy")).await;
+    healthy.expect_request_within(Duration::from_secs(5)).await;
 }

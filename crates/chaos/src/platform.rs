@@ -30,14 +30,16 @@ pub(crate) const ATTEMPTS: u32 = 3;
 /// From SIGTERM to the end: the services' own bound and some for a machine that does everything else at once.
 pub(crate) const MAX_SHUTDOWN: Duration = Duration::from_secs(15 + 5);
 
-/// Short waits, so that a run ends, and servers that are given up soon.
-const ENVIRONMENT: [(&str, &str); 6] = [
+/// Short waits, so that a run ends, and servers that are given up soon. A dispatcher that is killed has to repeat what
+/// it has on the wire: with the default of 768 a short run would have more of that than of anything else.
+const ENVIRONMENT: [(&str, &str); 7] = [
     ("LOK__DELIVERY__RETRY_DELAYS", "2s,5s"),
     ("LOK__DELIVERY__TIMEOUT", "2s"),
     ("LOK__DELIVERY__PARK_DELAY", "2s"),
+    ("LOK__DELIVERY__MAX_IN_FLIGHT", "100"),
     ("LOK__AMQP__HEARTBEAT", "2s"),
     ("LOK__RECOVERY__INTERVAL", "2s"),
-    ("LOK__RECOVERY__SLACK", "5s"),
+    ("LOK__RECOVERY__SLACK", "15s"),
 ];
 
 /// One process and its connections.

@@ -68,7 +68,7 @@ impl Report {
             line("  explained by", format!("{fault}: {count}"));
         }
         line("after an unrecorded success", verdict.after_unrecorded_success.to_string());
-        line("attempts that never came", verdict.unseen_attempts.to_string());
+        line("attempts given up", verdict.given_up.to_string());
         for (victim, kinds) in &self.faults {
             let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
             line(&format!("faults at {victim}"), kinds.join(", "));

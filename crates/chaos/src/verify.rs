@@ -34,6 +34,9 @@ const TOLERANCE: Duration = Duration::from_secs(1);
 /// Of a hundred deliveries, how many may be repeated.
 const MAX_DUPLICATES_PERCENT: usize = 1;
 
+/// Of a hundred deliveries, how many attempts may have been given up before they came, or before their answer was read.
+const MAX_GIVEN_UP_PERCENT: usize = 1;
+
 /// What was seen.
 #[derive(Debug, Default)]
 pub(crate) struct Observations {
@@ -70,8 +73,8 @@ pub(crate) struct Verdict {
     pub(crate) explained_by: BTreeMap<String, usize>,
     /// Requests after a success that a fault kept from being recorded at once.
     pub(crate) after_unrecorded_success: usize,
-    /// Attempts in the history that never came to the receiver.
-    pub(crate) unseen_attempts: usize,
+    /// Attempts that were given up, by the history, before they came or before their answer was read.
+    pub(crate) given_up: usize,
     /// Deliveries that are missing.
     pub(crate) lost: usize,
     /// What must not be.
@@ -93,6 +96,10 @@ pub(crate) fn verify(seen: &Observations) -> Verdict {
     if verdict.duplicates * 100 > verdict.deliveries * MAX_DUPLICATES_PERCENT {
         let (duplicates, deliveries) = (verdict.duplicates, verdict.deliveries);
         verdict.findings.push(Finding::TooManyDuplicates { duplicates, deliveries });
+    }
+    if verdict.given_up * 100 > verdict.deliveries * MAX_GIVEN_UP_PERCENT {
+        let (attempts, deliveries) = (verdict.given_up, verdict.deliveries);
+        verdict.findings.push(Finding::TooManyGivenUp { attempts, deliveries });
     }
     verdict.lost = verdict.findings.iter().filter(|finding| matches!(finding, Finding::Lost { .. })).count();
     verdict
@@ -221,11 +228,7 @@ impl<'a> WebhookCheck<'a> {
         }
         for number in 1..=row.attempts {
             if !arrivals.iter().any(|arrival| arrival.attempt == number) {
-                verdict.unseen_attempts += 1;
-                if !self.disturbed(row, number, arrivals) {
-                    let what = format!("attempt {number} never came though nothing disturbed it");
-                    verdict.findings.push(self.lying(row, &what));
-                }
+                verdict.given_up += 1;
             }
         }
         if let Some(arrival) = arrivals.iter().find(|arrival| !(1..=row.attempts).contains(&arrival.attempt))
@@ -284,44 +287,14 @@ impl<'a> WebhookCheck<'a> {
             if let Err(reason) = answered_as_recorded(row, arrivals) {
                 verdict.findings.push(self.lying(row, reason));
             }
-        } else if let Err(reason) = self.failed_as_recorded(row, arrivals) {
-            verdict.findings.push(self.lying(row, reason));
+        } else if !unanswered_as_recorded(row, arrivals) {
+            if given_up(row) {
+                verdict.given_up += 1;
+            } else {
+                let what = "its receiver did something else in the last attempt";
+                verdict.findings.push(self.lying(row, what));
+            }
         }
-    }
-
-    /// A last attempt without an answer: its receiver gave none, or a fault kept it from being read.
-    fn failed_as_recorded(&self, row: &Row, arrivals: &[&Arrival]) -> Result<(), &'static str> {
-        let error = row.error.as_deref().unwrap_or_default();
-        let is_so = |arrival: &&&Arrival| match arrival.answer {
-            Answer::Nothing => error.starts_with("timeout:"),
-            Answer::Reset => !error.starts_with("timeout:"),
-            Answer::Status(_) => false,
-        };
-        let mut of_the_last = arrivals.iter().filter(|arrival| arrival.attempt == row.attempts);
-        let (Some(started), Some(ended)) = (row.last_attempt, row.answered_at()) else {
-            return Err("a failure without a time");
-        };
-        if of_the_last.any(|arrival| is_so(&arrival)) || self.explained(started, ended) {
-            return Ok(());
-        }
-        Err("its receiver did something else in the last attempt")
-    }
-
-    /// Whether a fault can have kept this attempt from coming: by its neighbours' times.
-    fn disturbed(&self, row: &Row, number: u32, arrivals: &[&Arrival]) -> bool {
-        let before =
-            arrivals.iter().filter(|arrival| arrival.attempt < number).map(|arrival| arrival.at).max();
-        let after =
-            arrivals.iter().filter(|arrival| arrival.attempt > number).map(|arrival| arrival.at).min();
-        let (Some(from), Some(to)) = (before.or(row.last_attempt), after.or_else(|| row.answered_at()))
-        else {
-            return false;
-        };
-        self.explained(from, to)
-    }
-
-    fn explained(&self, from: Timestamp, to: Timestamp) -> bool {
-        self.explanation(from, to).is_some()
     }
 
     /// The latest fault on the way of deliveries that lay between two instants, or not long before them.
@@ -378,6 +351,27 @@ fn answered_as_recorded(row: &Row, arrivals: &[&Arrival]) -> Result<(), &'static
         return Err("its times are not those of the request");
     }
     Ok(())
+}
+
+/// The receiver gave no answer in the last attempt, in the way that the history says.
+fn unanswered_as_recorded(row: &Row, arrivals: &[&Arrival]) -> bool {
+    let is_timeout = row.error.as_deref().is_some_and(|error| error.starts_with("timeout:"));
+    let mut of_the_last = arrivals.iter().filter(|arrival| arrival.attempt == row.attempts);
+    of_the_last.any(|arrival| match arrival.answer {
+        Answer::Nothing => is_timeout,
+        Answer::Reset => !is_timeout,
+        Answer::Status(_) => false,
+    })
+}
+
+/// The dispatcher waited as long as it may, and whatever came did not come in time: it was stopped, or the machine
+/// could not keep up.
+fn given_up(row: &Row) -> bool {
+    let is_timeout = row.error.as_deref().is_some_and(|error| error.starts_with("timeout:"));
+    is_timeout
+        && row
+            .duration_ms
+            .is_some_and(|millis| u128::from(millis.unsigned_abs()) >= ATTEMPT_TIMEOUT.as_millis())
 }
 
 /// The status line comes in time; the body may take as long again.

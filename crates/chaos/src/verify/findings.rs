@@ -34,6 +34,8 @@ pub(crate) enum Finding {
     AfterUnrecordedSuccess { arrival: Arrival, answered_at: Timestamp, recorded_by: Timestamp },
     /// More repetitions than may be, explained or not.
     TooManyDuplicates { duplicates: usize, deliveries: usize },
+    /// More attempts than may be were given up before they came or were answered.
+    TooManyGivenUp { attempts: usize, deliveries: usize },
     /// Headers, body or signatures are not what they have to be.
     WrongRequest { arrival: Arrival, reason: String },
 }
@@ -54,6 +56,7 @@ impl Finding {
             Self::Duplicate { .. } => "duplicate",
             Self::AfterUnrecordedSuccess { .. } => "request after an unrecorded success",
             Self::TooManyDuplicates { .. } => "too many duplicates",
+            Self::TooManyGivenUp { .. } => "too many attempts given up",
             Self::WrongRequest { .. } => "wrong request",
         }
     }
@@ -90,6 +93,9 @@ impl fmt::Display for Finding {
             }
             Self::TooManyDuplicates { duplicates, deliveries } => {
                 write!(f, "{duplicates} of {deliveries} deliveries")
+            }
+            Self::TooManyGivenUp { attempts, deliveries } => {
+                write!(f, "{attempts} attempts of {deliveries} deliveries")
             }
             Self::WrongRequest { arrival, reason } => write!(f, "{reason}: {}", Shown(arrival)),
         }

@@ -228,7 +228,7 @@ fn a_history_that_says_what_was_not_so_is_found() {
         ("no answer", |row| row.response = None),
         ("an error beside a success", |row| row.error = Some("HTTP 500".to_owned())),
         ("another type", |row| row.event = "listing.updated".to_owned()),
-        ("an attempt that was not made", |row| row.attempts = 2),
+        ("another attempt's answer", |row| row.attempts = 2),
         ("a failure before the last attempt", |row| row.status = Status::Failed),
         ("a time at which nothing came", |row| row.last_attempt = Some(at(900.0))),
         ("a request that took too long", |row| row.duration_ms = Some(60_000)),
@@ -243,7 +243,7 @@ fn a_history_that_says_what_was_not_so_is_found() {
 }
 
 #[test]
-fn a_failure_that_the_receiver_did_not_cause_is_found_unless_a_fault_did() {
+fn a_failure_that_the_receiver_did_not_cause_is_found_unless_the_attempt_was_given_up() {
     let mut seen = in_order();
     let attempts = [
         arrival("f", 1, 300.0, Answer::Status(500)),
@@ -253,20 +253,24 @@ fn a_failure_that_the_receiver_did_not_cause_is_found_unless_a_fault_did() {
     add(&mut seen, &attempts, Status::Failed);
     // In truth the receiver succeeded.
     seen.arrivals.last_mut().unwrap().answer = Answer::Status(200);
-    assert_eq!(found(&seen), ["untrue history"]);
-    seen.faults = vec![fault(Victim::Dispatcher(0), Kind::Pause, 308.0, 312.0)];
-    assert_eq!(found(&seen), [""; 0], "it was stopped and read no answer");
+    assert_eq!(found(&seen), ["untrue history"], "a timeout after 10 ms is none");
+    seen.histories[0].rows.last_mut().unwrap().duration_ms = Some(2001);
+    assert_eq!(found(&seen), [""; 0]);
+    assert_eq!(verify(&seen).given_up, 1);
 }
 
 #[test]
-fn an_attempt_that_never_came_is_found_unless_a_fault_kept_it() {
+fn attempts_that_never_came_are_counted_and_many_are_too_many() {
     let mut seen = in_order();
-    let attempts = [arrival("u", 1, 300.0, Answer::Status(500)), arrival("u", 3, 309.0, Answer::Status(200))];
-    add(&mut seen, &attempts, Status::Success);
-    assert_eq!(found(&seen), ["untrue history"]);
-    seen.faults = vec![fault(Victim::Dispatcher(0), Kind::Pause, 302.0, 306.0)];
-    assert_eq!(found(&seen), [""; 0]);
-    assert_eq!(verify(&seen).unseen_attempts, 1);
+    for n in 0..3 {
+        assert_eq!(found(&seen), [""; 0]);
+        assert_eq!(verify(&seen).given_up, n);
+        let id = format!("u{n}");
+        let attempts =
+            [arrival(&id, 1, 300.0, Answer::Status(500)), arrival(&id, 3, 309.0, Answer::Status(200))];
+        add(&mut seen, &attempts, Status::Success);
+    }
+    assert_eq!(found(&seen), ["too many attempts given up"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use domain::protocol::{Decision, Fence, Taken, Ticket, decide};
 use domain::retry::{AttemptNumber, NextStep, Verdict, next_step};
 
 use crate::broker::{Message, Queue};
-use crate::state::State;
+use crate::state::{State, Wrong};
 use crate::work::{Answer, Hold, Job, Who};
 use crate::{Mistake, Protocol};
 
@@ -316,9 +316,10 @@ fn looks(decision: Decision, steps: &mut Vec<Step>) {
 fn begin(state: &mut State, ticket: Ticket, decision: Decision, verdict: Verdict) -> Phase {
     match decision {
         Decision::Attempt { number, .. } => {
-            state.seen.post_after_end |= state.has_ended();
-            state.seen.post_too_early |= number > ticket.attempt;
-            state.seen.post(number);
+            let after_end = state.has_ended().then_some(Wrong::AfterEnd);
+            let too_early = (number > ticket.attempt).then_some(Wrong::TooEarly);
+            let while_disabled = (!state.is_enabled()).then_some(Wrong::WhileDisabled);
+            state.seen.post(number, [after_end, too_early, while_disabled].into_iter().flatten());
             Phase::OnTheWire { number, verdict, handed_over: false }
         }
         Decision::HandOver { recorded } => {

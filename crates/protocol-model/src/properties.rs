@@ -5,7 +5,7 @@ use domain::retry::Verdict;
 use stateright::Property;
 
 use crate::Protocol;
-use crate::state::{Seen, State};
+use crate::state::{Seen, State, Wrong};
 
 /// The promise. It is checked where a path ends: `stateright` judges what happens *eventually* by the last state of each
 /// path, and would take a path that goes in circles for one that goes on. So it is a statement about all paths only
@@ -17,6 +17,9 @@ pub const NO_POST_AFTER_END: &str = "no POST after a recorded success";
 
 /// No attempt is made by a job that asks for an earlier one: it has not waited for its time.
 pub const NOT_TOO_EARLY: &str = "an attempt is made only by a job that waited for it";
+
+/// A webhook that is disabled gets nothing, from that instant on.
+pub const NOT_WHILE_DISABLED: &str = "no POST to a disabled webhook";
 
 /// The history is true: attempts 1, 2, …, no more than the schedule has, and the status is what they say.
 pub const TRUE_HISTORY: &str = "each attempt is recorded once, in order, and the status follows from them";
@@ -40,8 +43,13 @@ impl Protocol {
     pub(crate) fn all_properties(&self) -> Vec<Property<Self>> {
         let mut properties = vec![
             Property::eventually(ENDS, |_, state: &State| state.has_ended()),
-            Property::always(NO_POST_AFTER_END, |_, state: &State| !state.seen.post_after_end),
-            Property::always(NOT_TOO_EARLY, |_, state: &State| !state.seen.post_too_early),
+            Property::always(NO_POST_AFTER_END, |_, state: &State| {
+                !state.seen.wrong.contains(&Wrong::AfterEnd)
+            }),
+            Property::always(NOT_TOO_EARLY, |_, state: &State| !state.seen.wrong.contains(&Wrong::TooEarly)),
+            Property::always(NOT_WHILE_DISABLED, |_, state: &State| {
+                !state.seen.wrong.contains(&Wrong::WhileDisabled)
+            }),
             Property::always(TRUE_HISTORY, Self::has_true_history),
             Property::always(DUPLICATES_EXPLAINED, |protocol: &Self, state: &State| {
                 let of_one_fault = if protocol.reconciles { 2 } else { 1 };

@@ -78,14 +78,23 @@ pub struct Seen {
     pub posts: Vec<u8>,
     /// Attempts that were recorded, in order, with what they said.
     pub records: Vec<(AttemptNumber, Verdict)>,
-    /// A POST began although the delivery was final.
-    pub post_after_end: bool,
-    /// A POST began that no job had waited for.
-    pub post_too_early: bool,
+    /// How POSTs began that should not have begun; each way once.
+    pub wrong: Vec<Wrong>,
     /// The delivery was ended because its webhook was disabled.
     pub abandoned: bool,
     /// What the reconciler put back: events and jobs.
     pub put_back: u8,
+}
+
+/// How a POST may be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Wrong {
+    /// The delivery was final.
+    AfterEnd,
+    /// No job had waited for it.
+    TooEarly,
+    /// The webhook was disabled.
+    WhileDisabled,
 }
 
 impl Delivery {
@@ -98,8 +107,13 @@ impl Delivery {
 }
 
 impl Seen {
-    /// A POST begins.
-    pub fn post(&mut self, number: AttemptNumber) {
+    /// A POST begins, wrongly or not.
+    pub fn post(&mut self, number: AttemptNumber, wrong: impl IntoIterator<Item = Wrong>) {
+        for wrong in wrong {
+            if !self.wrong.contains(&wrong) {
+                self.wrong.push(wrong);
+            }
+        }
         let index = number.get() as usize - 1;
         if self.posts.len() <= index {
             self.posts.resize(index + 1, 0);
@@ -114,10 +128,15 @@ impl State {
         self.delivery.is_some_and(|delivery| delivery.status != DeliveryStatus::Pending)
     }
 
+    /// The webhook takes events.
+    pub fn is_enabled(&self) -> bool {
+        self.switched.is_multiple_of(2)
+    }
+
     /// What [`domain::protocol::decide`] is shown.
     pub fn row(&self) -> Option<Row> {
-        let is_enabled = self.switched.is_multiple_of(2);
-        let webhook = if is_enabled { WebhookState::Active { revision: 0 } } else { WebhookState::Disabled };
+        let enabled = WebhookState::Active { revision: 0 };
+        let webhook = if self.is_enabled() { enabled } else { WebhookState::Disabled };
         self.delivery.map(|Delivery { status, attempts, fence }| Row { status, attempts, fence, webhook })
     }
 

@@ -51,12 +51,20 @@ impl BodyBudget {
             return Err(Problem::TooLarge { limit: self.limit });
         }
         let kib = u32::try_from(most.div_ceil(1024).max(1)).unwrap_or(u32::MAX);
-        // While nothing can be stored the memory is full of what waits: that is no fault of the client.
-        let share = timeout_at(deadline, self.free.clone().acquire_many_owned(kib)).await;
-        let share = share.ok().and_then(Result::ok).ok_or(Problem::Unavailable)?;
+        // While nothing can be stored the memory is full of what waits: that is no fault of the client, nor is it if too
+        // little time is left then.
+        let (share, late) = match self.free.clone().try_acquire_many_owned(kib) {
+            Ok(share) => (share, Problem::TooSlow),
+            Err(_) => (self.wait_for(kib, deadline).await?, Problem::Unavailable),
+        };
         let reading = self.read_payload(payload, announced.unwrap_or_default());
-        let bytes = timeout_at(deadline, reading).await.map_err(|_| Problem::TooSlow)??;
+        let bytes = timeout_at(deadline, reading).await.map_err(|_| late)??;
         Ok(Body { bytes, share: Share(Arc::new(share)) })
+    }
+
+    async fn wait_for(&self, kib: u32, deadline: Instant) -> Result<OwnedSemaphorePermit, Problem> {
+        let share = timeout_at(deadline, self.free.clone().acquire_many_owned(kib)).await;
+        share.ok().and_then(Result::ok).ok_or(Problem::Unavailable)
     }
 
     async fn read_payload(&self, mut payload: Payload, announced: usize) -> Result<Bytes, Problem> {
@@ -74,4 +82,40 @@ impl BodyBudget {
 
 fn announced_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use actix_web::FromRequest as _;
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    async fn read(budget: &BodyBudget) -> Result<Body, Problem> {
+        let request =
+            TestRequest::default().insert_header((CONTENT_LENGTH, 1000)).set_payload("x".repeat(1000));
+        let (request, mut payload) = request.to_http_parts();
+        let payload = Payload::from_request(&request, &mut payload).await.unwrap();
+        let deadline = Instant::now() + Duration::from_millis(100);
+        budget.read(request.headers(), payload, deadline).await
+    }
+
+    #[actix_web::test]
+    async fn memory_is_taken_until_the_last_share_of_it_is_gone_and_a_lack_of_it_is_no_fault_of_the_client() {
+        let budget = BodyBudget::new(1024);
+        let mut shares = Vec::new();
+        for _ in 0..LARGEST_AT_ONCE {
+            let Body { bytes, share } = read(&budget).await.unwrap();
+            assert_eq!(bytes.len(), 1000);
+            shares.push((share.clone(), share));
+        }
+        assert_eq!(read(&budget).await.err(), Some(Problem::Unavailable));
+        let (one, other) = shares.pop().unwrap();
+        drop(one);
+        assert_eq!(read(&budget).await.err(), Some(Problem::Unavailable));
+        drop(other);
+        assert!(read(&budget).await.is_ok());
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use domain::EventType;
 use http::Method;
 use testkit::{DEADLINE, HttpClient, Stack, eventually_ok, servers};
 
@@ -108,4 +109,42 @@ async fn told_to_stop_while_the_database_is_away_it_does_not_wait_for_it() {
     door.open().await;
     ingest.restart().await;
     expect_stored(&stack, 50).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_nothing_can_be_stored_every_request_is_answered_in_time_and_few_are_held() {
+    const REQUESTS: usize = 60;
+    const LARGE: usize = 200 * 1024;
+    let limits = ingest_alone().env("LOK__INGEST__HTTP_BODY_LIMIT", "300KiB");
+    let stack = limits.env("LOK__INGEST__HTTP_TIMEOUT", "1s").start().await;
+    let client = stack.database.connect().await;
+    client.batch_execute("BEGIN; LOCK TABLE events IN ACCESS EXCLUSIVE MODE").await.unwrap();
+
+    let example = EventType::BookingCreated.example_text().trim_end().strip_suffix('}').unwrap();
+    let data = format!("{example},\"notes\":\"{}\"}}", "x".repeat(LARGE));
+    let large = |n: usize| event(&format!("large-{n}")).data(data.clone());
+    let asking = (0..REQUESTS).map(|n| {
+        let (ingest, body) = (stack.ingest(), large(n).to_json());
+        tokio::spawn(async move {
+            let start = tokio::time::Instant::now();
+            let answer = ingest.raw(Method::POST, "/v1/events", Some("application/json"), body.into()).await;
+            (answer.expect(503), start.elapsed())
+        })
+    });
+    for asked in asking.collect::<Vec<_>>() {
+        let (answer, took) = asked.await.unwrap();
+        assert_eq!(answer.json()["code"], "unavailable");
+        assert_eq!(answer.header("retry-after"), Some("5"));
+        assert!(took < Duration::from_secs(4), "{took:?}");
+    }
+    client.batch_execute("COMMIT").await.unwrap();
+    let answer = eventually_ok("events are taken again", DEADLINE, async || {
+        let answer = stack.ingest().post_text("/v1/events", event("small").to_json()).await;
+        if answer.status == 202 { Ok(answer) } else { Err(answer.text()) }
+    });
+    assert_eq!(answer.await.json()["accepted"], 1);
+    let row =
+        client.query_one("SELECT count(*) FROM events WHERE public_id LIKE 'large-%'", &[]).await.unwrap();
+    // What nobody waited for any more when there was room in a group is not stored.
+    assert!(row.get::<_, i64>(0) < 10, "{row:?}");
 }

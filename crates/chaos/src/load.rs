@@ -11,7 +11,7 @@ use tokio::sync::{OwnedRwLockWriteGuard, RwLock, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use crate::platform::{INGESTS, Platform};
+use crate::platform::Platform;
 use crate::world::{EventPlan, Way};
 
 /// Events on their way to be confirmed; then the publisher waits, as one with a bounded buffer does.
@@ -20,8 +20,11 @@ const MAX_UNCONFIRMED: usize = 5000;
 /// The longest wait for one confirm or answer; then the event is published again, with the same id.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(12);
 
-/// Between two tries of an event.
+/// Between the first two tries of an event; each time as much longer, up to [`AGAIN_AFTER_AT_MOST`].
 const AGAIN_AFTER: Duration = Duration::from_millis(300);
+
+/// Between two tries of an event, at most.
+const AGAIN_AFTER_AT_MOST: Duration = Duration::from_secs(3);
 
 /// Holds publishers back. Clones are the same gate.
 #[derive(Debug, Clone, Default)]
@@ -105,7 +108,7 @@ impl Load {
 
     /// Publishes an event, again and again with the same id, until it is confirmed.
     async fn publish(&self, event: EventPlan) {
-        for attempt in 0.. {
+        for attempt in 1_u32.. {
             let open = self.gate.0.read().await;
             let confirmed = match event.way {
                 Way::Amqp => self.over_amqp(&event).await,
@@ -117,7 +120,7 @@ impl Load {
                 return;
             }
             self.published.repetitions.fetch_add(1, Ordering::Relaxed);
-            sleep(AGAIN_AFTER).await;
+            sleep((AGAIN_AFTER * attempt).min(AGAIN_AFTER_AT_MOST)).await;
         }
     }
 
@@ -127,8 +130,9 @@ impl Load {
     }
 
     /// `POST /v1/events` to one of the processes, after a failure to the other.
-    async fn over_http(&self, event: &EventPlan, attempt: usize) -> bool {
-        let Some(url) = self.platform.ingest((event.id.len() + attempt) % INGESTS) else { return false };
+    async fn over_http(&self, event: &EventPlan, attempt: u32) -> bool {
+        let first = event.id.bytes().next_back().map_or(0, usize::from);
+        let Some(url) = self.platform.ingest(first + attempt as usize) else { return false };
         let request = http::Request::post(format!("{url}/v1/events"))
             .header(AUTHORIZATION, format!("Bearer {}", self.platform.stack.ingest_token()))
             .header(CONTENT_TYPE, "application/json")

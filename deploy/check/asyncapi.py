@@ -133,7 +133,7 @@ def rejected(document):
     if set(headers) != facts.at_least(2, names, "headers"):
         yield f"headers differ from crates/wire/src/names.rs: {', '.join(sorted(set(headers) ^ names))}"
     codes = re.findall(r'^    [A-Z]\w+ = "(\w+)",', facts.source("crates/domain/src/event/rejection.rs"), re.MULTILINE)
-    codes.append(constant("crates/dispatcher/src/outbox.rs", r'const UNUSABLE: &str = "(\w+)"'))
+    codes += [constant("crates/wire/src/rejected.rs", rf'const {name}: &str = "(\w+)"') for name in ("UNUSABLE", "POISON")]
     if headers["x-lok-error-code"]["enum"] != facts.at_least(10, codes, "rejection codes"):
         differ = set(headers["x-lok-error-code"]["enum"]) ^ set(codes)
         yield f"codes differ from crates/domain/src/event/rejection.rs: {', '.join(sorted(differ)) or 'order'}"

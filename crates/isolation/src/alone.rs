@@ -62,6 +62,7 @@ impl Isolation {
             return self.failed(work, received, failures.saturating_add(returns), reason).await;
         }
         if failures > 0 {
+            info!(queue = self.shared.queue, failures, "isolated message waits until another gets through");
             tokio::select! {
                 () = self.shared.stopping.cancelled() => return Err(Stopping),
                 () = self.shared.evidence.that_it_works() => {}

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use wire::names::{ERROR_CODE_HEADER, ERROR_HEADER};
 
-use crate::support::{Bench, Process, Scripted, until};
+use crate::support::{Bench, Process, Scripted, log, logged, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_ends_its_process_again_and_again_is_set_aside_and_no_other() {
@@ -82,17 +82,14 @@ async fn innocent_messages_that_came_back_many_times_are_worked_off_one_at_a_tim
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_waits_in_isolation_survives_any_number_of_deployments() {
+    log();
     let bench = Bench::new().await;
     let work = Arc::new(Scripted::default());
     work.always_panics.store(true, Ordering::Relaxed);
     bench.publish(["innocent"]).await;
-    let process = Process::start(&bench, &work);
-    bench.depth(&bench.queue(), 0).await;
-    until_waiting(&bench).await;
-    process.stop().await;
-    for _ in 0..5 {
+    for deployment in 1..=6 {
         let process = Process::start(&bench, &work);
-        until_waiting(&bench).await;
+        until("it waits", || logged(&bench.queue(), "waits until another gets through") == deployment).await;
         process.stop().await;
     }
     work.always_panics.store(false, Ordering::Relaxed);
@@ -102,9 +99,4 @@ async fn a_message_that_waits_in_isolation_survives_any_number_of_deployments() 
     process.stop().await;
     assert!(bench.rejected(0).await.is_empty());
     bench.end().await;
-}
-
-/// Waits until the isolated message was taken and waits for evidence.
-async fn until_waiting(bench: &Bench) {
-    bench.depth(&bench.isolated_queue(), 0).await;
 }

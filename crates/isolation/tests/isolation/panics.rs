@@ -53,12 +53,17 @@ async fn a_message_that_panics_is_set_aside_with_its_reason_and_all_others_are_w
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_panic_the_messages_are_worked_off_again_as_ones_that_may_be_half_done() {
     let bench = Bench::new().await;
-    let work = Arc::new(Scripted { panics: ["poison"].into(), ..Scripted::default() });
+    let work = Scripted { panics: ["poison"].into(), ..Scripted::default() };
     bench.publish(["innocent", "poison"]).await;
-    let process = Process::start(&bench, &work);
-    until("the innocent is worked off", || !work.texts().is_empty()).await;
-    assert!(work.worked("innocent")[0].redelivered);
-    process.stop().await;
+    let pulled = bench.broker.inspector().pull(&bench.queue(), 2).await.unwrap();
+    let messages: Vec<_> = pulled.messages().cloned().collect();
+    assert!(messages.iter().all(|message| !message.redelivered));
+    let isolation = bench.isolation();
+    let _proof = isolation.work_off(&work, &messages).await.unwrap();
+    let [innocent] = &work.worked("innocent")[..] else { panic!("once") };
+    assert!(innocent.redelivered);
+    bench.depth(&bench.isolated_queue(), 1).await;
+    drop((isolation, pulled));
     bench.end().await;
 }
 

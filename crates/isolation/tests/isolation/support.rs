@@ -126,6 +126,12 @@ impl Bench {
         let _ = self.publisher.publish_all(messages).await.unwrap();
     }
 
+    /// The stage's isolation, without a stage.
+    pub(crate) fn isolation(&self) -> Isolation {
+        let publisher = self.broker.publisher(PublisherConfig::default());
+        Isolation::new(publisher, self.names.clone(), self.queue(), CancellationToken::new())
+    }
+
     pub(crate) fn consumer(&self, queue: String, prefetch: u16) -> Consumer {
         self.broker.consumer(queue, ConsumerConfig { prefetch, tag: "test".to_owned() })
     }
@@ -228,6 +234,33 @@ async fn run(isolation: Isolation, work: Arc<Scripted>, mut consumer: Consumer, 
         }
     }
     consumer.cancel().await;
+}
+
+/// What was logged in this process since [`log`].
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Logged;
+
+impl std::io::Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LOG.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Starts logging.
+pub(crate) fn log() {
+    tracing_subscriber::fmt().with_ansi(false).with_writer(|| Logged).init();
+}
+
+/// How many lines about a queue say so.
+pub(crate) fn logged(queue: &str, what: &str) -> usize {
+    let log = String::from_utf8_lossy(&LOG.lock().unwrap()).into_owned();
+    log.lines().filter(|line| line.contains(queue) && line.contains(what)).count()
 }
 
 /// Waits until something is so.

@@ -1,13 +1,13 @@
 //! One rejected message, and where it belongs.
 
-use broker::{Message, Received};
+use broker::{Message, REDELIVERED_HEADER, Received};
 use domain::limits::MAX_DEPTH;
 use domain::{js, limits};
 use wire::names::{ERROR_CODE_HEADER, ERROR_HEADER, ROUTING_KEY_HEADER, SOURCE_QUEUE_HEADER};
 use wire::{Names, PROTOBUF, platform_event};
 
 /// Headers that tell of the rejection and not of the message; each stands for all that start with it.
-const OF_THE_REJECTION: [&str; 7] = [
+const OF_THE_REJECTION: [&str; 8] = [
     ERROR_HEADER,
     ROUTING_KEY_HEADER,
     SOURCE_QUEUE_HEADER,
@@ -15,6 +15,7 @@ const OF_THE_REJECTION: [&str; 7] = [
     "x-first-death-",
     "x-last-death-",
     "x-delivery-count",
+    REDELIVERED_HEADER,
 ];
 
 /// Where a message is put back.
@@ -114,7 +115,11 @@ impl<'a> Letter<'a> {
         for name in OF_THE_REJECTION {
             message.headers.remove_starting_with(name);
         }
-        message
+        match destination {
+            Destination::Exchange { .. } => message,
+            // Whoever worked on it may have done part of the work.
+            Destination::Queue(_) => message.redelivered(),
+        }
     }
 }
 
@@ -217,6 +222,22 @@ mod tests {
         );
         let left: Vec<_> = message.headers.iter().collect();
         assert_eq!(left, [("traceparent".to_owned(), "00-1".to_owned())]);
+    }
+
+    #[test]
+    fn a_message_between_our_services_goes_back_as_one_that_may_be_half_done_and_an_event_as_it_was() {
+        let names = Names::new("t.");
+        let job = received("…", &[(SOURCE_QUEUE_HEADER, "t.webhooks.deliver")]);
+        let letter = Letter::new(&job, &names);
+        let message = letter.put_back(&letter.destination().unwrap());
+        assert!(message.headers.text(REDELIVERED_HEADER).is_some(), "{message:?}");
+        let headers = [(SOURCE_QUEUE_HEADER, "t.ingest.events"), (ROUTING_KEY_HEADER, "booking.created")];
+        let event = received("{}", &headers);
+        let event = Received { redelivered: true, ..event };
+        let letter = Letter::new(&event, &names);
+        let message = letter.put_back(&letter.destination().unwrap());
+        assert_eq!(message.headers.iter().count(), 0, "{message:?}");
+        assert_eq!(message.exchange, "t.lokroom.events");
     }
 
     #[test]

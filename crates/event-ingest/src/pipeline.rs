@@ -25,6 +25,9 @@ use crate::retry::{Retry, Stopping};
 /// memory.
 const FAN_OUT_BYTES: usize = 1024 * 1024;
 
+/// Fan-out messages of one group on their way at once: each is a copy of what it carries.
+const FAN_OUTS_AT_ONCE: usize = 2;
+
 /// How much is stored with one statement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StatementBounds {
@@ -168,12 +171,17 @@ impl Pipeline {
     }
 
     async fn fan_out(&self, events: &[FanOutEvent]) -> Result<Confirmed, Stopping> {
-        let messages = chunks(events, usize::MAX, FAN_OUT_BYTES, fan_out_bytes).into_iter().map(|chunk| {
+        let queue = self.names.fan_out_queue();
+        let publish = |chunk: &&[FanOutEvent]| {
             let body = FanOut { events: chunk.to_vec() }.encode();
-            Message::to_queue(self.names.fan_out_queue(), body).content_type(PROTOBUF)
-        });
-        let confirmed = try_join_all(messages.map(|message| self.outbox.publish(message))).await?;
-        Ok(confirmed.into_iter().fold(Confirmed::nothing_to_publish(), Confirmed::and))
+            self.outbox.publish(Message::to_queue(&queue, body).content_type(PROTOBUF))
+        };
+        let mut proof = Confirmed::nothing_to_publish();
+        for some in chunks(events, usize::MAX, FAN_OUT_BYTES, fan_out_bytes).chunks(FAN_OUTS_AT_ONCE) {
+            let confirmed = try_join_all(some.iter().map(publish)).await?;
+            proof = confirmed.into_iter().fold(proof, Confirmed::and);
+        }
+        Ok(proof)
     }
 }
 

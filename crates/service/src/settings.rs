@@ -111,16 +111,16 @@ settings! {
         listen: Listen = Listen(([127, 0, 0, 1], 8081).into()),
         /// The bearer token of `POST /v1/events`.
         token: Option<Secret> = None,
-        /// AMQP messages taken ahead.
-        prefetch: u16 = 500,
+        /// AMQP messages taken ahead; all of them may be as large as the broker lets them be.
+        prefetch: u16 = 200,
         /// Events stored with one statement.
         batch_events: u32 = 500,
         /// Bytes stored with one statement.
-        batch_bytes: Size = Size(4 * 1024 * 1024),
+        batch_bytes: Size = Size(2 * 1024 * 1024),
         /// Events in one HTTP request.
         http_max_events: u32 = 1000,
-        /// Largest HTTP request body.
-        http_body_limit: Size = Size(16 * 1024 * 1024),
+        /// Largest HTTP request body; the memory for four of them is what all have.
+        http_body_limit: Size = Size(4 * 1024 * 1024),
         /// Longest wait of an HTTP request for its events to be durable; then it is answered 503.
         http_timeout: Span = Span::secs(10),
     }
@@ -172,7 +172,7 @@ settings! {
         /// Subscriptions that are remembered; a user without any counts as one.
         subscriptions: u32 = 200_000,
         /// Webhooks whose targets are remembered.
-        webhooks: u32 = 100_000,
+        webhooks: u32 = 20_000,
         /// Longest time without asking again, in case a notification was lost.
         max_age: Span = Span::secs(30),
     }

@@ -30,7 +30,7 @@ pub(crate) async fn post(
     let deadline = Instant::now() + endpoint.time_limit;
     let Body { bytes, share } = endpoint.bodies.read(request.headers(), payload, deadline).await?;
 
-    let checked = check_all(&endpoint, &bytes).await?;
+    let checked = check_all(&endpoint, bytes).await?;
     let waiting = |event| Waiting { event, deadline, share: share.clone() };
     let taking = join_all(checked.into_iter().map(|event| take(&endpoint, event.map(waiting))));
     let taken = timeout_at(deadline, taking).await.map_err(|_| Problem::Unavailable)?;
@@ -48,11 +48,12 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
 /// An event of a request that may be stored, or why not.
 type Checked = Result<AcceptedEvent, Rejection>;
 
-async fn check_all(endpoint: &web::Data<Endpoint>, body: &web::Bytes) -> Result<Vec<Checked>, Problem> {
+/// The body is gone afterwards: events hold what they need of it, and may have to wait.
+async fn check_all(endpoint: &web::Data<Endpoint>, body: web::Bytes) -> Result<Vec<Checked>, Problem> {
     if body.len() <= BLOCKING_BYTES {
-        return check(endpoint, body);
+        return check(endpoint, &body);
     }
-    let (endpoint, body) = (endpoint.clone(), body.clone());
+    let endpoint = endpoint.clone();
     web::block(move || check(&endpoint, &body)).await.map_err(|_| Problem::Unavailable)?
 }
 

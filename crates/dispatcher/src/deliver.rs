@@ -157,25 +157,44 @@ impl DeliverStage {
     }
 
     async fn with_turn(&self, mut job: DeliveryJob, taken: Taken, turn: Turn) -> Result<Worked, NotDone> {
-        let state = self.journal.check(job.delivery, job.body.is_none()).await?;
-        match decide(job.ticket, taken, state.as_ref().map(|state| &state.row)) {
-            Decision::Attempt { number, revision } => {
-                job.ticket.attempt = number;
-                let stored_body = state.and_then(|state| state.body);
-                let Some(body) = job.body.clone().or(stored_body) else {
-                    return self.abandon(&job, NO_BODY).await;
-                };
-                self.attempt(&job, taken, revision, body, turn).await
+        let mut loaded = None;
+        loop {
+            let state = self.journal.check(job.delivery, job.body.is_none()).await?;
+            let (number, revision) = match decide(job.ticket, taken, state.as_ref().map(|state| &state.row)) {
+                Decision::Attempt { number, revision } => (number, revision),
+                Decision::HandOver { recorded } => {
+                    let seen = state.map_or(job.ticket.fence, |state| state.row.fence);
+                    return self.hand_over(&job, recorded, seen).await;
+                }
+                Decision::Abandon(reason) => return self.abandon(&job, reason).await,
+                Decision::Nothing => {
+                    debug!(delivery.id = %job.delivery, attempt = job.ticket.attempt.get(), "nothing left to do");
+                    return Ok(Worked::Over(Confirmed::nothing_to_publish()));
+                }
+            };
+            let known = loaded.take().or_else(|| self.targets.remembered(job.webhook));
+            let Some(target) = known.filter(|target| target.is_as_of(revision)) else {
+                match self.targets.load(job.webhook, &self.journal).await {
+                    // That may have taken long, and the row is to be looked at right before the request.
+                    Ok(target) => loaded = Some(target),
+                    Err(NoTarget::Gone) => return self.abandon(&job, DELETED).await,
+                    Err(NoTarget::Secret(reason)) => {
+                        error!(webhook.id = %job.webhook, %reason, "cannot sign for this webhook; its deliveries wait");
+                        let parked = self.park(&job, taken).await?;
+                        return Ok(Worked::Over(parked.unwrap_or_else(Confirmed::nothing_to_publish)));
+                    }
+                    Err(NoTarget::Journal(error)) => return Err(error.into()),
+                }
+                continue;
+            };
+            if !target.active {
+                return self.abandon(&job, DISABLED).await;
             }
-            Decision::HandOver { recorded } => {
-                let seen = state.map_or(job.ticket.fence, |state| state.row.fence);
-                self.hand_over(&job, recorded, seen).await
-            }
-            Decision::Abandon(reason) => self.abandon(&job, reason).await,
-            Decision::Nothing => {
-                debug!(delivery.id = %job.delivery, attempt = job.ticket.attempt.get(), "nothing left to do");
-                Ok(Worked::Over(Confirmed::nothing_to_publish()))
-            }
+            let Some(body) = job.body.clone().or(state.and_then(|state| state.body)) else {
+                return self.abandon(&job, NO_BODY).await;
+            };
+            job.ticket.attempt = number;
+            return self.attempt(&job, &target, body, turn).await;
         }
     }
 
@@ -232,25 +251,11 @@ impl DeliverStage {
     async fn attempt(
         &self,
         job: &DeliveryJob,
-        taken: Taken,
-        revision: i64,
+        target: &Target,
         body: Bytes,
         turn: Turn,
     ) -> Result<Worked, NotDone> {
-        let target = match self.targets.get(job.webhook, revision, &self.journal).await {
-            Ok(target) => target,
-            Err(NoTarget::Gone) => return self.abandon(job, DELETED).await,
-            Err(NoTarget::Secret(reason)) => {
-                error!(webhook.id = %job.webhook, %reason, "cannot sign for this webhook; its deliveries wait");
-                let parked = self.park(job, taken).await?;
-                return Ok(Worked::Over(parked.unwrap_or_else(Confirmed::nothing_to_publish)));
-            }
-            Err(NoTarget::Journal(error)) => return Err(error.into()),
-        };
-        if !target.active {
-            return self.abandon(job, DISABLED).await;
-        }
-        let made = self.send(job, &target, body).await?;
+        let made = self.send(job, target, body).await?;
         drop(turn);
 
         let verdict = verdict(&made.outcome);

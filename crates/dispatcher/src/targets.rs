@@ -43,24 +43,26 @@ pub(crate) struct Targets {
     policy: UrlPolicy,
 }
 
+impl Target {
+    /// Whether it is the webhook as it is at `revision`, or later.
+    pub(crate) fn is_as_of(&self, revision: i64) -> bool {
+        self.revision >= revision
+    }
+}
+
 impl Targets {
     /// Remembers the targets of up to `webhooks` webhooks.
     pub(crate) fn new(webhooks: u32, policy: UrlPolicy) -> Self {
         Self { cache: Cache::new(webhooks.into()), policy }
     }
 
-    /// The target of a webhook as it is at `revision`, or later.
-    pub(crate) async fn get(
-        &self,
-        webhook: WebhookId,
-        revision: i64,
-        journal: &Journal,
-    ) -> Result<Arc<Target>, NoTarget> {
-        if let Some(target) = self.cache.get(&webhook)
-            && target.revision >= revision
-        {
-            return Ok(target);
-        }
+    /// A webhook's target, if it is remembered.
+    pub(crate) fn remembered(&self, webhook: WebhookId) -> Option<Arc<Target>> {
+        self.cache.get(&webhook)
+    }
+
+    /// Reads a webhook's target as it is now, and remembers it. Takes as long as the database is away.
+    pub(crate) async fn load(&self, webhook: WebhookId, journal: &Journal) -> Result<Arc<Target>, NoTarget> {
         let loaded = journal.load_target(webhook).await?.ok_or(NoTarget::Gone)??;
         let target = Arc::new(self.prepare(&loaded));
         self.cache.insert(webhook, target.clone());

@@ -11,6 +11,13 @@ pub struct Message<B> {
     pub taken: Taken,
 }
 
+impl<B> Message<B> {
+    /// One that nobody has taken yet.
+    pub fn fresh(body: B) -> Self {
+        Self { body, taken: Taken::First }
+    }
+}
+
 /// A place in a queue.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Entry<B> {
@@ -32,7 +39,12 @@ impl<B> Default for Queue<B> {
 impl<B> Queue<B> {
     /// A publish that the broker has taken; whether the publisher learns of it is another matter.
     pub fn publish(&mut self, body: B) {
-        self.0.push(Entry::Message(Message { body, taken: Taken::First }));
+        self.enter(Message::fresh(body));
+    }
+
+    /// A message that says for itself whether it came back where it was before.
+    pub fn enter(&mut self, message: Message<B>) {
+        self.0.push(Entry::Message(message));
     }
 
     /// The message at the head is given to a consumer.

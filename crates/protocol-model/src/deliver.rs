@@ -53,8 +53,8 @@ pub enum Phase {
     HandingOver {
         /// The job.
         ticket: Ticket,
-        /// Into a delay queue, not the deliver queue.
-        delayed: bool,
+        /// Where to.
+        way: Way,
         /// It follows from the attempt of the job in hand.
         follows: bool,
     },
@@ -63,6 +63,17 @@ pub enum Phase {
         /// What follows from the attempt of the job in hand was handed over: copies that wait have nothing left to do.
         handed_over: bool,
     },
+}
+
+/// Where a job is published to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// To the deliver queue.
+    Now,
+    /// To a retry queue.
+    Delayed,
+    /// To the park queue, with whether it came back.
+    Parked(Taken),
 }
 
 /// What the delivering stage does next.
@@ -159,9 +170,7 @@ impl Protocol {
         match job.phase {
             Phase::Waiting if self.makes(Mistake::ChecksBeforeTheTurn) => steps.push(Step::LookTooEarly),
             Phase::Waiting => {
-                // A job that came back is never parked: parked, it would be a fresh message, and nobody would know that it
-                // may be half done.
-                if self.taken(job.message.taken) == Taken::First && state.parked < self.parks {
+                if state.parked < self.parks {
                     steps.push(Step::Defer);
                 }
                 looks(self.decide(state, &job.message), steps);
@@ -200,10 +209,13 @@ impl Protocol {
         job.phase = match (step, job.phase) {
             (Step::Defer, _) => {
                 state.parked += 1;
-                if state.defer(ticket) {
-                    Phase::HandingOver { ticket, delayed: true, follows: false }
-                } else {
-                    Phase::Done { handed_over: false }
+                // Parked, it is a fresh message: that it came back goes along. One that cannot be put off may be half done.
+                match self.taken(job.message.taken) {
+                    taken if state.defer(ticket) => {
+                        Phase::HandingOver { ticket, way: Way::Parked(taken), follows: false }
+                    }
+                    Taken::First => Phase::Done { handed_over: false },
+                    Taken::Again => Phase::Beaten { number: ticket.attempt },
                 }
             }
             (Step::LookTooEarly, _) => Phase::Decided(self.decide(state, &job.message)),
@@ -224,7 +236,7 @@ impl Protocol {
                     (_, Some(fence), NextStep::Retry { attempt, .. }) if !handed_over => {
                         let fence = if self.makes(Mistake::KeepsJobsFence) { ticket.fence } else { fence };
                         let ticket = Ticket { attempt, fence };
-                        Phase::HandingOver { ticket, delayed: true, follows: true }
+                        Phase::HandingOver { ticket, way: Way::Delayed, follows: true }
                     }
                     _ => Phase::Done { handed_over: false },
                 }
@@ -240,8 +252,9 @@ impl Protocol {
                     (_, None) => Phase::Done { handed_over: false },
                     (_, Some(fence)) => {
                         let ticket = Ticket { attempt: recorded.next(), fence };
-                        let delayed = self.schedule.delay_after(recorded).is_some();
-                        Phase::HandingOver { ticket, delayed, follows: true }
+                        let delay = self.schedule.delay_after(recorded);
+                        let way = if delay.is_some() { Way::Delayed } else { Way::Now };
+                        Phase::HandingOver { ticket, way, follows: true }
                     }
                 }
             }
@@ -250,15 +263,16 @@ impl Protocol {
                 Phase::Done { handed_over: false }
             }
             (Step::HandOver(answer), Phase::OnTheWire { number, verdict, .. }) => {
-                state.delayed.push(Ticket { attempt: number.next(), fence: ticket.fence });
+                let next = Ticket { attempt: number.next(), fence: ticket.fence };
+                state.delayed.push(Message::fresh(next));
                 state.faults += u8::from(answer == Answer::Lost);
                 Phase::OnTheWire { number, verdict, handed_over: answer == Answer::Received }
             }
-            (Step::HandOver(answer), Phase::HandingOver { ticket, delayed, follows }) => {
-                if delayed {
-                    state.delayed.push(ticket);
-                } else {
-                    state.deliver.publish(ticket);
+            (Step::HandOver(answer), Phase::HandingOver { ticket, way, follows }) => {
+                match way {
+                    Way::Now => state.deliver.publish(ticket),
+                    Way::Delayed => state.delayed.push(Message::fresh(ticket)),
+                    Way::Parked(taken) => state.delayed.push(Message { body: ticket, taken }),
                 }
                 if answer == Answer::Lost {
                     state.faults += 1;

@@ -204,8 +204,8 @@ impl Model for Protocol {
             Action::FanOut(who, step) => self.fan_out(&mut state, who, step)?,
             Action::Expire(which) => {
                 state.faults += u8::from(self.long_delays && state.is_delivering());
-                let ticket = state.delayed.remove(which);
-                state.deliver.publish(ticket);
+                let message = state.delayed.remove(which);
+                state.deliver.enter(message);
             }
             Action::Deliver(who, step) => self.deliver(&mut state, who, step)?,
             Action::Reconcile(step) => self.reconcile(&mut state, step)?,

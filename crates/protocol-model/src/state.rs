@@ -1,9 +1,9 @@
 //! Everything there is at an instant: rows, queues, processes, and what the receiver has seen.
 
-use domain::protocol::{DeliveryStatus, Fence, Row, Ticket, WebhookState};
+use domain::protocol::{DeliveryStatus, Fence, Row, Taken, Ticket, WebhookState};
 use domain::retry::{AttemptNumber, Verdict};
 
-use crate::broker::Queue;
+use crate::broker::{Message, Queue};
 use crate::deliver::Dispatcher;
 use crate::work::Job;
 use crate::{fan_out, fingerprint, ingest, reconcile};
@@ -21,7 +21,7 @@ pub struct State {
     /// `webhooks.deliver`.
     pub deliver: Queue<Ticket>,
     /// The delay queues (retry and parking) together. Time is not counted: a job may come out at any instant.
-    pub delayed: Vec<Ticket>,
+    pub delayed: Vec<Message<Ticket>>,
 
     /// The event's row.
     pub event: Option<Event>,
@@ -151,7 +151,8 @@ impl State {
         let queued = self.deliver.messages().map(|message| message.body);
         let in_hand = self.dispatchers.iter().flat_map(Dispatcher::tickets);
         let handed_out = self.fanners.iter().flatten().filter_map(|job| job.phase.owes());
-        let all = queued.chain(self.delayed.iter().copied()).chain(in_hand).chain(handed_out);
+        let all =
+            queued.chain(self.delayed.iter().map(|message| message.body)).chain(in_hand).chain(handed_out);
         all.chain(self.reconciler.owes()).filter(|ticket| delivery.is_awaiting(*ticket)).count()
     }
 
@@ -161,7 +162,8 @@ impl State {
         self.ingesters.sort_by_key(|job| (job.is_none(), fingerprint(job)));
         self.fanners.sort_by_key(|job| (job.is_none(), fingerprint(job)));
         self.dispatchers.sort_by_key(|dispatcher| (dispatcher.work.is_none(), fingerprint(dispatcher)));
-        self.delayed.sort_by_key(|ticket| (ticket.attempt, ticket.fence));
+        self.delayed
+            .sort_by_key(|message| (message.body.attempt, message.body.fence, message.taken == Taken::Again));
         self
     }
 }

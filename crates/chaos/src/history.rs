@@ -1,14 +1,11 @@
 //! What the platform says about its deliveries, over the management API.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, ensure};
 use chrono::DateTime;
 use domain::{EventType, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use testkit::ApiClient;
-use tokio::time::{Instant, sleep};
 
 use crate::platform::Platform;
 use crate::world::WebhookPlan;
@@ -109,34 +106,16 @@ pub(crate) async fn create(platform: &Platform, plan: WebhookPlan, url: &str) ->
     Ok(Webhook { id: text("id")?, secret: text("secret")?, plan })
 }
 
-/// Waits until every webhook has as many deliveries as it has to have and none is pending; whether that came true
-/// within `limit`.
-pub(crate) async fn settled(
-    platform: &Platform,
-    webhooks: &[(Webhook, u64)],
-    limit: Duration,
-) -> anyhow::Result<bool> {
-    let end = Instant::now() + limit;
-    let mut open: Vec<_> = webhooks.iter().collect();
-    loop {
-        let mut still_open = Vec::new();
-        for (webhook, expected) in open {
-            let api = platform.api(&webhook.plan.user).await?;
-            let Statistics { total, pending, .. } = page(&api, &webhook.id, 1, 1).await?.statistics;
-            if total < *expected || pending > 0 {
-                still_open
-                    .push(&webhooks[webhooks.iter().position(|(it, _)| it.id == webhook.id).unwrap_or(0)]);
-            }
-        }
-        if still_open.is_empty() {
-            return Ok(true);
-        }
-        if Instant::now() > end {
+/// Whether every webhook has as many deliveries as it has to have, and none is pending.
+pub(crate) async fn is_settled(platform: &Platform, webhooks: &[(Webhook, u64)]) -> anyhow::Result<bool> {
+    for (webhook, expected) in webhooks {
+        let api = platform.api(&webhook.plan.user).await?;
+        let Statistics { total, pending, .. } = page(&api, &webhook.id, 1, 1).await?.statistics;
+        if total < *expected || pending > 0 {
             return Ok(false);
         }
-        open = still_open;
-        sleep(Duration::from_millis(500)).await;
     }
+    Ok(true)
 }
 
 /// A webhook's whole history, page by page.

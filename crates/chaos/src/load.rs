@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use broker::Publisher;
+use domain::Timestamp;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use service::Clock;
 use testkit::HttpClient;
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock, Semaphore};
 use tokio::task::JoinSet;
@@ -37,16 +39,25 @@ impl Gate {
     }
 }
 
+/// An event that the platform has accepted.
+#[derive(Debug, Clone)]
+pub(crate) struct Accepted {
+    /// What was published.
+    pub(crate) event: EventPlan,
+    /// When it was first tried: from then on a message about it may be somewhere.
+    pub(crate) since: Timestamp,
+}
+
 /// Events that were confirmed, and how often one was published again because its confirm did not come.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    confirmed: Mutex<Vec<EventPlan>>,
+    confirmed: Mutex<Vec<Accepted>>,
     repetitions: AtomicU64,
 }
 
 impl Published {
     /// What the platform has accepted.
-    pub(crate) fn confirmed(&self) -> Vec<EventPlan> {
+    pub(crate) fn confirmed(&self) -> Vec<Accepted> {
         self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -108,6 +119,7 @@ impl Load {
 
     /// Publishes an event, again and again with the same id, until it is confirmed.
     async fn publish(&self, event: EventPlan) {
+        let since = Clock::system().now();
         for attempt in 1_u32.. {
             let open = self.gate.0.read().await;
             let confirmed = match event.way {
@@ -116,7 +128,11 @@ impl Load {
             };
             drop(open);
             if confirmed {
-                self.published.confirmed.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+                self.published
+                    .confirmed
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(Accepted { event, since });
                 return;
             }
             self.published.repetitions.fetch_add(1, Ordering::Relaxed);

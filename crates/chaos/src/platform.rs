@@ -36,7 +36,7 @@ const ENVIRONMENT: [(&str, &str); 7] = [
     ("LOK__DELIVERY__RETRY_DELAYS", "2s,5s"),
     ("LOK__DELIVERY__TIMEOUT", "2s"),
     ("LOK__DELIVERY__PARK_DELAY", "2s"),
-    ("LOK__DELIVERY__MAX_IN_FLIGHT", "100"),
+    ("LOK__DELIVERY__MAX_IN_FLIGHT", "250"),
     ("LOK__AMQP__HEARTBEAT", "2s"),
     ("LOK__RECOVERY__INTERVAL", "2s"),
     ("LOK__RECOVERY__SLACK", "15s"),
@@ -213,10 +213,22 @@ impl Platform {
     pub(crate) async fn shut_down(&self) -> anyhow::Result<()> {
         for (victim, part) in self.parts() {
             let mut part = part.lock().await;
+            if !part.service.is_running() {
+                continue;
+            }
             part.measure();
             terminate(victim, &mut part.service).await?;
         }
         Ok(())
+    }
+
+    /// Ends what makes attempts.
+    pub(crate) async fn end_dispatchers(&self) {
+        for (victim, part) in self.parts() {
+            if matches!(victim, Victim::Dispatcher(_)) {
+                part.lock().await.service.kill9();
+            }
+        }
     }
 
     /// Writes the logs of all processes and servers into a folder.

@@ -12,20 +12,17 @@ use serde::Serialize;
 
 use crate::faults::Fault;
 use crate::history::{History, Row, Status};
+use crate::load::Accepted;
 use crate::platform::{ATTEMPT_TIMEOUT, ATTEMPTS};
 use crate::receivers::{Answer, Arrival};
 use crate::schedule::Victim;
-use crate::world::{EventPlan, WebhookPlan};
+use crate::world::WebhookPlan;
 
 pub(crate) use findings::Finding;
 
-/// How long after a fault a repetition of an attempt may still come from it: the longest retry delay (5 s), after which
-/// a job that was handed over twice is looked at, one attempt (2 s), and 3 s for connections to come back and for what
-/// has piled up.
-const AFTERMATH: Duration = Duration::from_secs(10);
-
-/// How long after an answer the record of it may be made, and requests that were on the wire by then may come.
-const RECORDED_WITHIN: Duration = Duration::from_secs(2);
+/// How long after an answer the record of it may be made, and what was on the wire by then may come: one attempt, and as
+/// much again for a machine that does everything else at once.
+const RECORDED_WITHIN: Duration = Duration::from_secs(2 * ATTEMPT_TIMEOUT.as_secs());
 
 /// How far the clocks of an arrival and of the attempt that caused it may be apart, beyond the attempt's time: the
 /// receivers have to share the machine with everything else.
@@ -43,7 +40,7 @@ pub(crate) struct Observations {
     /// The webhooks; their index is their name elsewhere.
     pub(crate) webhooks: Vec<WebhookPlan>,
     /// What the platform accepted.
-    pub(crate) events: Vec<EventPlan>,
+    pub(crate) events: Vec<Accepted>,
     /// What came, to whichever receiver.
     pub(crate) arrivals: Vec<Arrival>,
     /// What the platform says, webhook by webhook.
@@ -118,7 +115,7 @@ fn check_requests(seen: &Observations, verdict: &mut Verdict) {
 struct WebhookCheck<'a> {
     webhook: usize,
     faults: &'a [Fault],
-    expected: BTreeMap<&'a str, &'a EventPlan>,
+    expected: BTreeMap<&'a str, &'a Accepted>,
     /// By delivery, in the order of arrival.
     arrivals: BTreeMap<&'a str, Vec<&'a Arrival>>,
     history: &'a History,
@@ -126,7 +123,7 @@ struct WebhookCheck<'a> {
 
 impl<'a> WebhookCheck<'a> {
     fn of(seen: &'a Observations, webhook: usize) -> Self {
-        let wanted = seen.events.iter().filter(|event| seen.webhooks[webhook].wants(event));
+        let wanted = seen.events.iter().filter(|accepted| seen.webhooks[webhook].wants(&accepted.event));
         let mut arrivals: BTreeMap<&str, Vec<&Arrival>> = BTreeMap::new();
         for arrival in seen.arrivals.iter().filter(|arrival| arrival.webhook == webhook) {
             arrivals.entry(&arrival.delivery).or_default().push(arrival);
@@ -134,7 +131,7 @@ impl<'a> WebhookCheck<'a> {
         Self {
             webhook,
             faults: &seen.faults,
-            expected: wanted.map(|event| (event.id.as_str(), event)).collect(),
+            expected: wanted.map(|accepted| (accepted.event.id.as_str(), accepted)).collect(),
             arrivals,
             history: &seen.histories[webhook],
         }
@@ -199,7 +196,7 @@ impl<'a> WebhookCheck<'a> {
         }
     }
 
-    /// The same attempt again: only after a fault that may have kept the first from being recorded.
+    /// The same attempt again: only where a fault fell into the life of its message.
     fn check_duplicates(&self, arrivals: &[&Arrival], verdict: &mut Verdict) {
         let mut firsts: BTreeMap<u32, Timestamp> = BTreeMap::new();
         for arrival in arrivals {
@@ -207,9 +204,10 @@ impl<'a> WebhookCheck<'a> {
                 firsts.insert(arrival.attempt, arrival.at);
                 continue;
             };
-            verdict.duplicates += 1;
             let (arrival, first) = ((*arrival).clone(), *first);
-            if let Some(fault) = self.explanation(first, arrival.at) {
+            let since = self.message_since(&arrival, &firsts);
+            verdict.duplicates += 1;
+            if let Some(fault) = self.explanation(since, arrival.at) {
                 let by = format!("{} {}", fault.kind, fault.victim);
                 *verdict.explained_by.entry(by.clone()).or_default() += 1;
                 verdict.remarks.push(Finding::Duplicate { arrival, first, by });
@@ -220,10 +218,20 @@ impl<'a> WebhookCheck<'a> {
         }
     }
 
+    /// Since when there may have been a message about an attempt: since the attempt before it, or since its event was
+    /// published. From then on, however long the queue, a fault can double it (its confirm is lost and it is published
+    /// again), or keep its work from being recorded or acknowledged, so that it comes again. In a quiet system that is a
+    /// matter of milliseconds for a first attempt and of its delay for a later one.
+    fn message_since(&self, arrival: &Arrival, firsts: &BTreeMap<u32, Timestamp>) -> Timestamp {
+        let before = firsts.range(..arrival.attempt).next_back().map(|(_, at)| *at);
+        let published = self.expected.get(arrival.event.as_str()).map(|accepted| accepted.since);
+        before.or(published).unwrap_or(arrival.at)
+    }
+
     /// The history of one delivery against what its receiver saw.
     fn check_delivery(&self, row: &Row, arrivals: &[&Arrival], verdict: &mut Verdict) {
         let event = self.expected.get(arrivals[0].event.as_str());
-        if event.is_some_and(|event| event.event_type.as_str() != row.event) {
+        if event.is_some_and(|accepted| accepted.event.event_type.as_str() != row.event) {
             verdict.findings.push(self.lying(row, "its type is not its event's"));
         }
         for number in 1..=row.attempts {
@@ -297,11 +305,10 @@ impl<'a> WebhookCheck<'a> {
         }
     }
 
-    /// The latest fault on the way of deliveries that lay between two instants, or not long before them.
+    /// The latest fault on the way of deliveries between two instants.
     fn explanation(&self, from: Timestamp, to: Timestamp) -> Option<&'a Fault> {
         let faults = self.faults.iter().filter(|fault| is_on_the_way(fault.victim));
-        let near = faults.filter(|fault| fault.began <= to && fault.ended + AFTERMATH >= from);
-        near.max_by_key(|fault| fault.began)
+        faults.filter(|fault| fault.began <= to && fault.ended >= from).max_by_key(|fault| fault.began)
     }
 
     /// By when the record of an answer must be there. A fault at a dispatcher or at the database can hold it back until

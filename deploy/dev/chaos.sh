@@ -4,7 +4,7 @@
 #
 #   MINUTES         how long faults and events come (5)
 #   SEED            which faults and events (one at random, which is printed)
-#   RATE            events a second (100)
+#   RATE            events a second (60)
 #   WIPE=1          deletes the broker's data now and then, too
 #   RELEASE=1       release builds instead of debug builds
 set -euo pipefail

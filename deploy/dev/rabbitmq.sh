@@ -84,6 +84,7 @@ default_user = lokroom
 default_pass = $(secret RABBITMQ_PASSWORD random_hex 16)
 default_user_tags.administrator = true
 disk_free_limit.absolute = 200MB
+max_message_size = 4194304
 CONF
 }
 

@@ -2,6 +2,7 @@
 # Every test, from a bare machine: tools, a private PostgreSQL and RabbitMQ in .dev/test, debug binaries, tests.
 #
 #   LOK_TEST_DATABASE_URL, LOK_TEST_AMQP_URL     servers to use instead; the database user may create databases
+#   LOK_TEST_FULL_LOAD=1                         tests of memory with the full load: minutes instead of seconds
 #   LOK_TEST_POSTGRES_PORT, LOK_TEST_AMQP_PORT   ports of the private ones (55433, 55673)
 #   TESTS                                        only tests whose name contains this
 set -euo pipefail

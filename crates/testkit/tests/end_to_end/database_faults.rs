@@ -82,24 +82,24 @@ async fn when_every_connection_waits_for_a_lock_everything_waits() {
     trial.expect_recovered().await;
 }
 
-/// Nothing can be written for want of space, as PostgreSQL tells it, until `restore`.
+/// For a while nothing can be written for want of space, which PostgreSQL tells in these words.
 async fn full_disk(told: &str) {
     let mut trial = Trial::start(Trial::builder()).await;
     let database = trial.stack.database.connect().await;
     let gate = trial.with_requests_on_the_wire(30, 200).await;
-    let mut triggers = format!(
+    let function = format!(
         "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              RAISE EXCEPTION '{told}' USING ERRCODE = '53100';
-         END $$;"
+         END $$"
     );
-    const TABLES: [&str; 3] = ["events", "deliveries", "delivery_attempts"];
-    for table in TABLES {
-        triggers += &format!(
+    database.batch_execute(&function).await.expect("the name is free");
+    for table in ["events", "deliveries", "delivery_attempts"] {
+        let trigger = format!(
             "CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON {table}
-                FOR EACH ROW EXECUTE FUNCTION full_disk();"
+                FOR EACH ROW EXECUTE FUNCTION full_disk()"
         );
+        database.batch_execute(&trigger).await.expect("the tables are the test's own");
     }
-    database.batch_execute(&triggers).await.expect("the tables are the test's own");
     gate.open();
     trial.publish(200).await;
     trial.expect_events_stuck().await;

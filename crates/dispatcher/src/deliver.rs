@@ -140,19 +140,26 @@ impl DeliverStage {
         }
     }
 
-    /// While the database is away nothing moves: a job that was parked would only come back.
+    /// Too long is only the wait for the webhook's other requests. What all share is waited for in turn: parked, a job would
+    /// come back behind those that came later. And while the database is away nothing moves: a job that was parked would
+    /// only come back.
     async fn wait_for_turn(&self, job: &DeliveryJob) -> Wait {
-        let mut turn = pin!(self.lanes.turn(job.webhook, job.bytes_to_read()));
-        loop {
+        let mut place = pin!(self.lanes.place(job.webhook, job.bytes_to_read()));
+        let place = loop {
             tokio::select! {
                 biased;
                 () = self.stopping.cancelled() => return Wait::Stopping,
-                turn = &mut turn => return Wait::Turn(turn),
+                place = &mut place => break place,
                 () = sleep(self.max_wait) => {}
             }
             if self.journal.is_available() {
                 return Wait::TooLong;
             }
+        };
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => Wait::Stopping,
+            turn = place.turn() => Wait::Turn(turn),
         }
     }
 

@@ -42,6 +42,15 @@ struct Lane {
     memory: Memory,
 }
 
+/// A place among the requests of one webhook.
+#[derive(Debug)]
+pub(crate) struct Place {
+    bytes: usize,
+    permits: [OwnedSemaphorePermit; 2],
+    // Dropped last: it looks whether the lane is still used.
+    lane: LaneUse,
+}
+
 /// The right to have one request to a webhook on the wire, and its body in memory.
 #[derive(Debug)]
 pub(crate) struct Turn {
@@ -70,28 +79,38 @@ impl Lanes {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Waits for a turn with a body of which `bytes` have to be read, 0 if it is there; first come, first served within a
+    /// Waits for a place with a body of which `bytes` have to be read, 0 if it is there; first come, first served within a
     /// webhook. What is scarcer is waited for with less in hand: who waits for their webhook's part of the memory holds
     /// none of its requests, and who waits for their webhook holds nothing of what all share. The order is the same for
     /// everybody, and what is held is on its way to the end of a request, so that nobody waits for ever.
     ///
     /// Cancel safe: dropping the future gives up the place in the line.
-    pub(crate) async fn turn(&self, webhook: WebhookId, bytes: usize) -> Turn {
+    pub(crate) async fn place(&self, webhook: WebhookId, bytes: usize) -> Place {
         let lane = self.shared.lane(webhook);
         let (requests, memory) = (lane.requests.clone(), lane.memory.clone());
         let lane_use = LaneUse { webhook, lane: Some(lane), shared: self.shared.clone() };
         let memory_of_webhook = memory.take(bytes).await;
         let request_of_webhook = acquire(requests, 1).await;
-        let memory_of_all = self.shared.memory.take(bytes).await;
-        let request_of_all = acquire(self.shared.requests.clone(), 1).await;
-        let permits = [memory_of_webhook, request_of_webhook, memory_of_all, request_of_all];
-        Turn { _permits: permits, _lane: lane_use }
+        Place { bytes, permits: [memory_of_webhook, request_of_webhook], lane: lane_use }
     }
 
     /// Webhooks with a lane.
     #[cfg(test)]
     fn len(&self) -> usize {
         self.shared.lock().len()
+    }
+}
+
+impl Place {
+    /// Waits for what all share, first come, first served among all webhooks.
+    ///
+    /// Cancel safe: dropping the future gives up the place too.
+    pub(crate) async fn turn(self) -> Turn {
+        let Self { bytes, permits: [memory_of_webhook, request_of_webhook], lane } = self;
+        let memory_of_all = lane.shared.memory.take(bytes).await;
+        let request_of_all = acquire(lane.shared.requests.clone(), 1).await;
+        let permits = [memory_of_webhook, request_of_webhook, memory_of_all, request_of_all];
+        Turn { _permits: permits, _lane: lane }
     }
 }
 
@@ -166,6 +185,12 @@ mod tests {
     use super::*;
 
     const LARGEST: usize = MAX_MESSAGE_BYTES;
+
+    impl Lanes {
+        async fn turn(&self, webhook: WebhookId, bytes: usize) -> Turn {
+            self.place(webhook, bytes).await.turn().await
+        }
+    }
 
     fn webhook(n: u128) -> WebhookId {
         WebhookId::from_uuid(Uuid::from_u128(n))

@@ -100,3 +100,28 @@ async fn a_message_that_waits_in_isolation_survives_any_number_of_deployments() 
     assert!(bench.rejected(0).await.is_empty());
     bench.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_channel_is_not_the_end_of_the_process() {
+    let bench = Bench::new().await;
+    bench.publish(["slow"]).await;
+    bench.take_and_drop(&bench.queue(), 1, 3).await;
+    bench.depth(&bench.queue(), 1).await;
+    let work = Arc::new(Scripted { slow: ["slow"].into(), ..Scripted::default() });
+    let (process, proxy) = Process::start_behind_proxy(&bench, &work).await;
+    for time in 1..=5 {
+        until("it is at work", || work.hanging.load(Ordering::Relaxed) == time).await;
+        proxy.cut();
+        proxy.restore();
+        // The broker knows that it was lost before it is done.
+        bench.depth(&bench.isolated_queue(), 1).await;
+        work.permits.0.add_permits(1);
+    }
+    until("it is at work", || work.hanging.load(Ordering::Relaxed) == 6).await;
+    work.permits.0.add_permits(1);
+    until("it is worked off", || work.texts().len() == 6).await;
+    process.stop().await;
+    bench.depth(&bench.isolated_queue(), 0).await;
+    assert!(bench.rejected(0).await.is_empty());
+    bench.end().await;
+}

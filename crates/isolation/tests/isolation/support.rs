@@ -8,7 +8,8 @@ use std::time::Duration;
 use broker::{Broker, Confirmed, Consumer, ConsumerConfig, Message, Publisher, PublisherConfig, Received};
 use bytes::Bytes;
 use isolation::{Isolation, Stopping, Work};
-use testkit::{DEADLINE, TestQueues, eventually_ok, queues};
+use testkit::{DEADLINE, FaultProxy, TestQueues, eventually_ok, queues, servers};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use wire::Names;
@@ -27,6 +28,16 @@ pub(crate) struct Worked {
     pub(crate) together: usize,
 }
 
+/// None to begin with.
+#[derive(Debug)]
+pub(crate) struct Permits(pub(crate) Semaphore);
+
+impl Default for Permits {
+    fn default() -> Self {
+        Self(Semaphore::new(0))
+    }
+}
+
 /// Work that fails as it is told.
 #[derive(Debug, Default)]
 pub(crate) struct Scripted {
@@ -39,6 +50,9 @@ pub(crate) struct Scripted {
     /// Makes giving up panic.
     pub(crate) give_up_panics: bool,
     pub(crate) hanging: AtomicUsize,
+    /// Texts that each need a permit to be worked off.
+    pub(crate) slow: BTreeSet<&'static str>,
+    pub(crate) permits: Permits,
     pub(crate) worked: Mutex<Vec<Worked>>,
     pub(crate) given_up: Mutex<Vec<(String, String)>>,
 }
@@ -68,6 +82,10 @@ impl Work for Scripted {
         if messages.iter().any(|message| Self::is_among(&self.hangs, message)) {
             self.hanging.fetch_add(1, Ordering::Relaxed);
             std::future::pending::<()>().await;
+        }
+        if messages.iter().any(|message| Self::is_among(&self.slow, message)) {
+            self.hanging.fetch_add(1, Ordering::Relaxed);
+            self.permits.0.acquire().await.unwrap().forget();
         }
         let worked = messages.iter().map(|message| Worked {
             text: text(message),
@@ -185,7 +203,17 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(bench: &Bench, work: &Arc<Scripted>) -> Self {
-        let broker = queues::connect(bench.queues.topology());
+        Self::start_on(queues::connect(bench.queues.topology()), bench, work)
+    }
+
+    /// One whose connections can be cut.
+    pub(crate) async fn start_behind_proxy(bench: &Bench, work: &Arc<Scripted>) -> (Self, FaultProxy) {
+        let mut url = servers::amqp_url();
+        let proxy = FaultProxy::put_before(&mut url, 5672).await;
+        (Self::start_on(queues::connect_to(&url, bench.queues.topology()), bench, work), proxy)
+    }
+
+    fn start_on(broker: Broker, bench: &Bench, work: &Arc<Scripted>) -> Self {
         let stopping = CancellationToken::new();
         let publisher = broker.publisher(PublisherConfig::default());
         let isolation = Isolation::new(publisher, bench.names.clone(), bench.queue(), stopping.clone());

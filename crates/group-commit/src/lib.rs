@@ -2,9 +2,10 @@
 
 use std::future::Future;
 use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -19,7 +20,7 @@ pub struct Bounds {
     pub concurrent_groups: NonZeroUsize,
 }
 
-/// The group's task ended before it answered: the process is going down, or the commit panicked.
+/// The group's task ended before it answered: the process is going down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("work is no longer taken")]
 pub struct Stopped;
@@ -33,8 +34,12 @@ pub struct GroupCommit<I, O> {
 #[derive(Debug)]
 struct Entry<I, O> {
     item: I,
-    reply: oneshot::Sender<O>,
+    reply: oneshot::Sender<Result<O, Panicked>>,
 }
+
+/// The commit of a group panicked.
+#[derive(Debug)]
+struct Panicked;
 
 impl<I, O> Clone for GroupCommit<I, O> {
     fn clone(&self) -> Self {
@@ -58,10 +63,18 @@ impl<I: Send + 'static, O: Send + 'static> GroupCommit<I, O> {
     /// Has an item committed with the others that wait now.
     ///
     /// Cancellation: dropping the future gives up the answer; an item that already waits is still committed.
+    ///
+    /// # Panics
+    /// The commit of the item's group panicked. Nobody knows which item is guilty; other groups go on.
     pub async fn submit(&self, item: I) -> Result<O, Stopped> {
         let (reply, answer) = oneshot::channel();
         self.entries.send(Entry { item, reply }).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
+        match answer.await {
+            Ok(Ok(answer)) => Ok(answer),
+            // The panic was told where it happened; it goes on in everyone whose work it was.
+            Ok(Err(Panicked)) => resume_unwind(Box::new("the commit of a group panicked")),
+            Err(_) => Err(Stopped),
+        }
     }
 }
 
@@ -96,11 +109,19 @@ where
 {
     let (items, replies): (Vec<_>, Vec<_>) =
         entries.into_iter().map(|entry| (entry.item, entry.reply)).unzip();
-    let answers = commit(items).await;
-    debug_assert_eq!(answers.len(), replies.len(), "commit answers for every item");
-    for (reply, answer) in replies.into_iter().zip(answers) {
-        // Whoever gave up waiting does not want the answer.
-        let _ = reply.send(answer);
+    // Whoever gave up waiting does not want the answer.
+    match AssertUnwindSafe(async { commit(items).await }).catch_unwind().await {
+        Ok(answers) => {
+            debug_assert_eq!(answers.len(), replies.len(), "commit answers for every item");
+            for (reply, answer) in replies.into_iter().zip(answers) {
+                let _ = reply.send(Ok(answer));
+            }
+        }
+        Err(_) => {
+            for reply in replies {
+                let _ = reply.send(Err(Panicked));
+            }
+        }
     }
 }
 
@@ -199,11 +220,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_in_the_commit_stops_the_waiting() {
+    async fn a_panic_in_a_commit_is_told_to_its_group_and_the_next_is_committed() {
         let tasks = TaskTracker::new();
         let commit: GroupCommit<u32, u32> =
-            GroupCommit::start(bounds(10, 10, 1), &tasks, |_| async { panic!("on purpose") });
-        assert_eq!(commit.submit(1).await, Err(Stopped));
-        assert_eq!(commit.submit(1).await, Err(Stopped));
+            GroupCommit::start(bounds(10, 10, 1), &tasks, |items| async move {
+                assert!(!items.contains(&13), "on purpose");
+                items
+            });
+        let guilty = tokio::spawn({
+            let commit = commit.clone();
+            async move { commit.submit(13).await }
+        });
+        assert!(guilty.await.unwrap_err().is_panic());
+        assert_eq!(commit.submit(1).await, Ok(1));
     }
 }

@@ -1,8 +1,11 @@
 //! `POST /v1/events`.
 
+use std::panic::AssertUnwindSafe;
+
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use actix_web::{HttpRequest, HttpResponse, web};
 use domain::event::{AcceptedEvent, NotAccepted, Rejection};
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
@@ -67,10 +70,14 @@ fn check(endpoint: &Endpoint, body: &[u8]) -> Result<Vec<Checked>, Problem> {
     items.into_iter().map(check).collect()
 }
 
-/// Makes an event durable, together with whatever others there are; `None` if that was not possible in time.
+/// Makes an event durable, together with whatever others there are; `None` if that was not possible, or not in time.
 async fn take(endpoint: &Endpoint, event: Result<Waiting, Rejection>) -> Option<Receipt> {
     match event {
-        Ok(event) => endpoint.intake.submit(event).await.ok().flatten(),
+        Ok(event) => {
+            // A panic of the group is no answer to anybody in it.
+            let taken = AssertUnwindSafe(endpoint.intake.submit(event)).catch_unwind().await;
+            taken.ok()?.ok()?
+        }
         Err(rejection) => Some(Receipt::Refused(rejection)),
     }
 }

@@ -116,7 +116,7 @@ settings! {
         /// Events stored with one statement.
         batch_events: u32 = 500,
         /// Bytes stored with one statement.
-        batch_bytes: Size = Size(2 * 1024 * 1024),
+        batch_bytes: Size = Size(1024 * 1024),
         /// Events in one HTTP request.
         http_max_events: u32 = 1000,
         /// Largest HTTP request body; the memory for four of them is what all have.

@@ -108,17 +108,22 @@ remove() {
     rm -rf -- "$DEV"
 }
 
-# Folders whose script was killed: nobody holds their lock.
+# Folders whose script was killed: nobody holds their lock. What cannot be removed now is left to the next.
 sweep() {
     local KIND DEV PID_DIR POSTGRES_DATA
     for DEV in "$FOLDERS".*; do
-        if [[ ! -e $DEV/alive ]] || ! (exec 8<"$DEV/alive" && flock -n 8); then continue; fi
         PID_DIR=$DEV/run POSTGRES_DATA=$DEV/postgres
-        for KIND in rabbitmq postgres; do
-            if is_running "$KIND"; then signal_tree KILL; fi
-        done
-        remove
+        if [[ -e $DEV/alive ]]; then (remove_orphan) || true; fi
     done
+}
+
+remove_orphan() {
+    exec 8<"$DEV/alive"
+    flock -n 8 || return 0 # alive, or being removed by another
+    for KIND in rabbitmq postgres; do
+        if is_running "$KIND"; then signal_tree KILL; fi
+    done
+    remove
 }
 
 server_url() {

@@ -267,6 +267,15 @@ fn a_history_that_says_what_was_not_so_is_found() {
 }
 
 #[test]
+fn an_attempt_that_took_too_long_is_found_unless_a_fault_stopped_who_made_it() {
+    let mut seen = in_order();
+    seen.histories[0].rows[0].duration_ms = Some(6000);
+    assert_eq!(found(&seen), ["untrue history"]);
+    seen.faults = vec![fault(Victim::Dispatcher(1), Kind::Pause, 0.0, 5.9)];
+    assert_eq!(found(&seen), [""; 0]);
+}
+
+#[test]
 fn a_failure_that_the_receiver_did_not_cause_is_found_unless_the_attempt_was_given_up() {
     let mut seen = in_order();
     let attempts = [

@@ -1,7 +1,8 @@
 //! Servers of a test's own can be killed and wiped, and leave nothing behind.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use broker::{Broker, Message, PublisherConfig, Topology};
@@ -76,15 +77,15 @@ async fn a_stack_on_servers_of_its_own_goes_on_when_they_are_killed_paused_and_s
     settled(&stack, &webhook, 1).await;
 }
 
-/// The folder that `private-server.sh` writes about when it is ready.
-async fn folder(mut child: std::process::Child) -> PathBuf {
-    let answers = child.stdout.take().expect("standard output is piped");
-    let line = tokio::task::spawn_blocking(move || {
-        use std::io::BufRead as _;
-        std::io::BufReader::new(answers).lines().next()
-    });
+/// `private-server.sh postgres` with this standard input, and its folder, once it is ready.
+async fn script(input: Stdio) -> (Child, PathBuf) {
+    let mut script = Command::new(root().join("deploy/dev/private-server.sh"));
+    let script = script.arg("postgres").stdin(input).stdout(Stdio::piped()).spawn();
+    let mut script = script.expect("the script runs");
+    let answers = script.stdout.take().expect("standard output is piped");
+    let line = tokio::task::spawn_blocking(|| BufReader::new(answers).lines().next());
     let line = line.await.expect("reading does not panic").expect("a line").expect("the line is text");
-    PathBuf::from(line.split(' ').nth(1).expect("ready DIRECTORY URL"))
+    (script, line.split(' ').nth(1).expect("ready DIRECTORY URL").into())
 }
 
 #[tokio::test]
@@ -97,15 +98,21 @@ async fn a_server_is_removed_when_it_is_dropped_and_when_its_test_is_killed() {
 
     // The process that holds the script's standard input, and nothing else, stands for the test.
     let mut test = Command::new("sleep").arg("600").stdout(Stdio::piped()).spawn().expect("sleep runs");
-    let mut script = Command::new(root().join("deploy/dev/private-server.sh"));
-    script
-        .arg("postgres")
-        .stdin(test.stdout.take().expect("standard output is piped"))
-        .stdout(Stdio::piped());
-    let directory = folder(script.spawn().expect("the script runs")).await;
+    let output = test.stdout.take().expect("standard output is piped");
+    let (mut script, directory) = script(output.into()).await;
     assert!(directory.join("postgres").exists());
-    let running = || Path::new(&directory).exists();
     test.kill().expect("sleep is ours");
     test.wait().expect("sleep is ours");
-    eventually("server and folder are removed", DEADLINE, async || (!running()).then_some(())).await;
+    eventually("the script ends", DEADLINE, async || script.try_wait().expect("the script is ours")).await;
+    assert!(!directory.exists());
+}
+
+#[tokio::test]
+async fn what_a_killed_script_left_is_removed_by_the_next() {
+    let (mut script, directory) = script(Stdio::piped()).await;
+    script.kill().expect("the script is ours");
+    script.wait().expect("the script is ours");
+    let _next = PrivateServer::postgres().await;
+    // Another test's may be at it at the same time.
+    eventually("it is gone", DEADLINE, async || (!directory.exists()).then_some(())).await;
 }

@@ -39,13 +39,25 @@ async fn queue_is_empty(stack: &Stack, queue: &str) {
         .await;
 }
 
-/// The one delivery in the webhook's history, and its event, as a job says them.
+/// The delivery of the event `copied`, as a job says it.
 async fn job_of(stack: &Stack, webhook: &Webhook, attempt: u32, fence: u32) -> DeliveryJob {
+    job_of_event(stack, webhook, "copied", attempt, fence).await
+}
+
+/// An event's one delivery, as a job says it.
+async fn job_of_event(
+    stack: &Stack,
+    webhook: &Webhook,
+    event: &str,
+    attempt: u32,
+    fence: u32,
+) -> DeliveryJob {
     let sql = "SELECT delivery.id, delivery.webhook_id, delivery.event_id, event.public_id, event.timestamp,
                       event.body
-                 FROM deliveries delivery JOIN events event ON event.id = delivery.event_id";
+                 FROM deliveries delivery JOIN events event ON event.id = delivery.event_id
+                WHERE event.public_id = $1";
     let row = eventually("there is a delivery", DEADLINE, async || {
-        stack.database.connect().await.query_opt(sql, &[]).await.expect("deliveries can be read")
+        stack.database.connect().await.query_opt(sql, &[&event]).await.expect("deliveries can be read")
     })
     .await;
     assert_eq!(WebhookId::from_uuid(row.get(1)).to_string(), webhook.id);
@@ -146,10 +158,15 @@ async fn a_job_that_was_issued_anew_is_not_sent() {
     stack.database.connect().await.execute(raise, &[]).await.expect("the fence can be raised");
     gate.open();
     stack.dispatchers[0].restart().await;
+    // What is delivered after it shows that the void job had its time.
+    stack.publish(&Event::example(BookingCreated).to("user_1").id("after")).await;
+    let requests = receiver.until(2).await;
+    assert_eq!(requests[1].event_id(), "after", "the void job was sent");
     let queue = stack.queues().names().deliver_queue();
     queue_is_empty(&stack, &queue).await;
 
-    publish_copies(&stack, &queue, job_of(&stack, &webhook, 1, 3).await.encode(), 1).await;
-    settled(&stack, &webhook, 1).await;
-    assert_eq!(receiver.requests().len(), 2, "the void job was sent too");
+    let job = job_of_event(&stack, &webhook, "fenced", 1, 3).await;
+    publish_copies(&stack, &queue, job.encode(), 1).await;
+    settled(&stack, &webhook, 2).await;
+    assert_eq!(receiver.requests().len(), 3, "the void job was sent too");
 }

@@ -38,7 +38,9 @@ pub fn names(settings: &Settings) -> Names {
 
 /// How late something is that can only be lost: longer than anyone holds a message, and some more.
 pub fn late(settings: &Settings) -> Duration {
-    settings.delivery.timeout.0 + settings.delivery.max_wait.0 + settings.recovery.slack.0
+    let delivery = &settings.delivery;
+    // A job waits for its webhook, then for what all share for as long as an attempt takes, then the attempt is made.
+    delivery.max_wait.0 + delivery.timeout.0 + delivery.timeout.0 + settings.recovery.slack.0
 }
 
 /// The topology, the same whichever service declares it.

@@ -33,11 +33,8 @@ impl<'a> Judge<'a> {
 
     /// Judges an error. Where its kind does not tell, the database is asked whether it would take an ordinary event.
     pub async fn judge(&mut self, error: &StoreError) -> Judgement {
-        if error.is_retryable() {
-            return Judgement::Trouble;
-        }
         if !error.is_in_doubt() {
-            return Judgement::Refusal;
+            return if error.is_retryable() { Judgement::Trouble } else { Judgement::Refusal };
         }
         if self.store.takes_events().await.is_err() {
             return Judgement::Trouble;

@@ -4,7 +4,7 @@ use broker::{Message, PublishError, Publisher};
 use domain::protocol::Ticket;
 use domain::retry::AttemptNumber;
 use service::Clock;
-use store::{Lost, RecoverySession, ReissuedJob, StoreError, StoredEvent};
+use store::{Lost, LostEvents, RecoverySession, ReissuedJob, StoreError, StoredEvent};
 use wire::{DeliveryJob, FanOut, FanOutEvent, Names, PROTOBUF};
 
 /// Deliveries put back with one statement.
@@ -49,10 +49,9 @@ impl PutBack<'_> {
         Ok(jobs.len())
     }
 
-    /// Puts back some events that were not fanned out, those that were set aside too if `set_aside`; returns how many,
-    /// 0 when there are no more.
-    pub async fn events(&mut self, lost: Lost, set_aside: bool) -> Result<usize, PutBackError> {
-        let events = self.session.requeue_events(lost, set_aside, EVENTS_AT_ONCE, self.clock.now()).await?;
+    /// Puts back some of these events; returns how many, 0 when there are no more.
+    pub async fn events(&mut self, lost: Lost, which: LostEvents) -> Result<usize, PutBackError> {
+        let events = self.session.requeue_events(lost, which, EVENTS_AT_ONCE, self.clock.now()).await?;
         let (count, queue) = (events.len(), self.names.fan_out_queue());
         let messages = FanOut::grouped(events.into_iter().map(to_fan_out))
             .into_iter()

@@ -49,8 +49,10 @@ pub(crate) struct DeliverStage {
     pub(crate) targets: Targets,
     pub(crate) client: Client,
     pub(crate) schedule: Schedule,
-    /// Longest wait for a turn before a job is parked.
+    /// Longest wait for the webhook's other requests before a job is parked.
     pub(crate) max_wait: Duration,
+    /// Longest wait for what all webhooks share before a job is parked.
+    pub(crate) max_wait_for_all: Duration,
     pub(crate) isolation: Isolation,
     pub(crate) clock: Clock,
     pub(crate) stopping: CancellationToken,
@@ -140,9 +142,9 @@ impl DeliverStage {
         }
     }
 
-    /// Too long is only the wait for the webhook's other requests. What all share is waited for in turn: parked, a job would
-    /// come back behind those that came later. And while the database is away nothing moves: a job that was parked would
-    /// only come back.
+    /// What all share is waited for much longer than the webhook's other requests: parked, a job would come back behind
+    /// those that came later. But not for ever: nobody may hold a message longer than a lost one is waited for. While
+    /// the database is away nothing moves: a job that was parked would only come back.
     async fn wait_for_turn(&self, job: &DeliveryJob) -> Wait {
         let mut place = pin!(self.lanes.place(job.webhook, job.bytes_to_read()));
         let place = loop {
@@ -156,10 +158,17 @@ impl DeliverStage {
                 return Wait::TooLong;
             }
         };
-        tokio::select! {
-            biased;
-            () = self.stopping.cancelled() => Wait::Stopping,
-            turn = place.turn() => Wait::Turn(turn),
+        let mut turn = pin!(place.turn());
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => return Wait::Stopping,
+                turn = &mut turn => return Wait::Turn(turn),
+                () = sleep(self.max_wait_for_all) => {}
+            }
+            if self.journal.is_available() {
+                return Wait::TooLong;
+            }
         }
     }
 
@@ -395,10 +404,6 @@ impl Work for DeliverStage {
             proof = proof.and(done);
         }
         Ok(proof)
-    }
-
-    fn is_suspect(&self, received: &Received) -> bool {
-        DeliveryJob::decode(received.body.clone()).is_ok_and(|job| job.ticket.is_suspect())
     }
 
     async fn isolating(&self, received: &Received) -> Result<(), Stopping> {

@@ -226,6 +226,7 @@ impl Stages<'_> {
             client: self.client.clone(),
             schedule: Schedule::new(delivery.retry_delays.0.iter().map(|delay| delay.0).collect()),
             max_wait: delivery.max_wait.0,
+            max_wait_for_all: delivery.timeout.0,
             isolation,
             clock: self.clock.clone(),
             stopping,

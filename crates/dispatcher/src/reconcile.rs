@@ -12,7 +12,7 @@ use backends::{PutBack, PutBackError};
 use broker::{Publisher, Received};
 use metrics::counter;
 use service::Clock;
-use store::{Lost, RecoverySession, Store};
+use store::{Lost, LostEvents, RecoverySession, Store};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use wire::{Names, probe, read_probe};
@@ -57,17 +57,28 @@ impl Reconciler {
         if !self.session.lead().await? {
             return Ok(());
         }
-        let now = self.clock.now();
+        // Of the database, not of this machine: whoever leads, it is the same clock.
+        let now = self.session.now().await?;
         let queues = [self.names.fan_out_queue(), self.names.deliver_queue()];
         // Not confirmed, it is not gone on: what would be put back would not be taken either.
         let _ = self.publisher.publish_all(queues.map(|queue| probe(queue, now))).await?;
 
-        if let Some(lost) = self.lost(&self.names.fan_out_queue()).await? {
-            while self.put_back_events(lost).await? > 0 {}
-        }
-        if let Some(lost) = self.lost(&self.names.deliver_queue()).await? {
-            while self.put_back_deliveries(lost).await? > 0 {}
-        }
+        let events = self.put_back_events().await;
+        let deliveries = self.put_back_deliveries().await;
+        events.and(deliveries)
+    }
+
+    async fn put_back_events(&mut self) -> Result<(), PutBackError> {
+        let Some(lost) = self.lost(&self.names.fan_out_queue()).await? else { return Ok(()) };
+        let mut told = Told { what: "event", count: 0 };
+        while told.more(self.put_back().events(lost, LostEvents::Overdue).await?) {}
+        Ok(())
+    }
+
+    async fn put_back_deliveries(&mut self) -> Result<(), PutBackError> {
+        let Some(lost) = self.lost(&self.names.deliver_queue()).await? else { return Ok(()) };
+        let mut told = Told { what: "delivery", count: 0 };
+        while told.more(self.put_back().deliveries(lost).await?) {}
         Ok(())
     }
 
@@ -78,30 +89,35 @@ impl Reconciler {
         Ok(put_at.map(|put_at| Lost { since: None, before: put_at - self.entering }))
     }
 
-    async fn put_back_events(&mut self, lost: Lost) -> Result<usize, PutBackError> {
-        let count = self.put_back().events(lost, false).await?;
-        if count > 0 {
-            warn!(events = count, "put back events that were not fanned out");
-            counter!("recovered_total", "what" => "event").increment(count as u64);
-        }
-        Ok(count)
-    }
-
-    async fn put_back_deliveries(&mut self, lost: Lost) -> Result<usize, PutBackError> {
-        let count = self.put_back().deliveries(lost).await?;
-        if count > 0 {
-            warn!(deliveries = count, "put back deliveries that had lost their message");
-            counter!("recovered_total", "what" => "delivery").increment(count as u64);
-        }
-        Ok(count)
-    }
-
     fn put_back(&mut self) -> PutBack<'_> {
         PutBack {
             session: &mut self.session,
             publisher: &self.publisher,
             names: &self.names,
             clock: &self.clock,
+        }
+    }
+}
+
+/// Tells once, at the end of a look, how much was put back in it.
+struct Told {
+    what: &'static str,
+    count: u64,
+}
+
+impl Told {
+    /// Counts what was put back; `false` when there was nothing more.
+    fn more(&mut self, count: usize) -> bool {
+        self.count += count as u64;
+        counter!("recovered_total", "what" => self.what).increment(count as u64);
+        count > 0
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if self.count > 0 {
+            warn!(what = self.what, count = self.count, "put back what had lost its message");
         }
     }
 }

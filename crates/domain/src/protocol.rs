@@ -73,16 +73,6 @@ pub struct Ticket {
     pub fence: Fence,
 }
 
-impl Ticket {
-    /// Whether the delivery's jobs may be what makes dispatchers fail: they were lost more often than recorded attempts
-    /// explain. What ends its dispatcher and is put back as lost before the broker has counted enough of it would
-    /// otherwise look new for ever.
-    pub fn is_suspect(self) -> bool {
-        const LOST: u32 = 3;
-        self.fence.get() >= (LOST - 1).saturating_add(self.attempt.get())
-    }
-}
-
 /// Whether a job's message was taken from its queue before and not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Taken {
@@ -213,15 +203,6 @@ mod tests {
 
     fn taken() -> impl Strategy<Value = Taken> {
         prop_oneof![Just(Taken::First), Just(Taken::Again)]
-    }
-
-    #[test]
-    fn jobs_lost_more_often_than_attempts_explain_are_suspect() {
-        for (attempt, fence, is_suspect) in
-            [(1, 0, false), (1, 2, false), (1, 3, true), (3, 4, false), (3, 5, true)]
-        {
-            assert_eq!(ticket(attempt, fence).is_suspect(), is_suspect, "attempt {attempt}, fence {fence}");
-        }
     }
 
     proptest! {

@@ -28,7 +28,7 @@ use crate::work::caught;
 pub const MAY_TAKE: Duration = Duration::from_secs(30 * 60);
 
 /// Returns after which a message is suspected: it is isolated.
-const SUSPECTED_AFTER: u64 = 3;
+const SUSPECTED_AFTER: u64 = 5;
 
 /// Failures in isolation after which a message is set aside: more than another message causes by
 /// [`SUSPECTED_AFTER`] ends of the process.

@@ -1,7 +1,5 @@
 //! The ordinary way: messages that were there together.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use broker::{Confirmed, Received};
 use futures_util::future::try_join_all;
 use tracing::error;
@@ -15,7 +13,6 @@ impl Isolation {
     /// # Errors
     /// The process is stopping: what was not worked off has to stay where it is.
     pub async fn work_off<W: Work>(&self, work: &W, messages: &[Received]) -> Result<Confirmed, Stopping> {
-        let is_suspect = |message: &Received| is_suspect(work, message);
         let isolating = messages.iter().filter(|message| is_suspect(message)).map(|suspect| {
             // To look into it is a risk. It is taken a few times.
             let look = if suspect.delivery_count < 2 * SUSPECTED_AFTER { Look::Into } else { Look::Away };
@@ -70,7 +67,6 @@ impl Isolation {
     }
 }
 
-fn is_suspect<W: Work>(work: &W, message: &Received) -> bool {
+fn is_suspect(message: &Received) -> bool {
     message.delivery_count >= SUSPECTED_AFTER
-        || catch_unwind(AssertUnwindSafe(|| work.is_suspect(message))).unwrap_or(false)
 }

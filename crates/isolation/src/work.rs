@@ -22,11 +22,6 @@ pub trait Work: Send + Sync + 'static {
     /// The process is stopping.
     fn work_off(&self, messages: &[Received]) -> impl Future<Output = Result<Confirmed, Stopping>> + Send;
 
-    /// Whether something else than the broker's count says that a message made its holders fail.
-    fn is_suspect(&self, _message: &Received) -> bool {
-        false
-    }
-
     /// Notes in the database that a message, which is about to be isolated, may be late: nobody is to miss it. May
     /// panic.
     ///

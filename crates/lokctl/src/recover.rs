@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use backends::PutBack;
 use domain::Timestamp;
 use service::{Clock, Settings};
-use store::{Lost, LostCounts};
+use store::{Lost, LostCounts, LostEvents};
 
 use crate::cli::Recover;
 use crate::connect;
@@ -33,12 +33,14 @@ pub(crate) async fn run(arguments: &Recover, settings: &Settings, clock: &Clock)
     let mut progress = Progress { found, done: LostCounts::default(), told: Instant::now() };
     let mut put_back = PutBack { session: &mut session, publisher: &publisher, names: &names, clock };
     let not_all = "not everything was put back; run it again for the rest";
-    loop {
-        match put_back.events(lost, true).await.context(not_all)? {
-            0 => break,
-            count => progress.done.events += count as u64,
+    for which in [LostEvents::Overdue, LostEvents::SetAside] {
+        loop {
+            match put_back.events(lost, which).await.context(not_all)? {
+                0 => break,
+                count => progress.done.events += count as u64,
+            }
+            progress.tell();
         }
-        progress.tell();
     }
     loop {
         match put_back.deliveries(lost).await.context(not_all)? {

@@ -288,7 +288,7 @@ impl Settings {
         span("database.acquire_timeout", self.database.acquire_timeout, Span::millis(10), Span::secs(300));
         span("delivery.timeout", self.delivery.timeout, Span::millis(1), Span::secs(300));
         span("delivery.park_delay", self.delivery.park_delay, Span::millis(10), Span::secs(3600));
-        span("recovery.interval", self.recovery.interval, Span::millis(100), Span::secs(3600));
+        span("recovery.interval", self.recovery.interval, Span::millis(100), Span::secs(30));
         span("recovery.slack", self.recovery.slack, Span::secs(1), day);
         span("amqp.heartbeat", self.amqp.heartbeat, Span::secs(1), Span::secs(3600));
         span("amqp.connect_timeout", self.amqp.connect_timeout, Span::millis(10), Span::secs(300));

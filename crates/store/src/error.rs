@@ -50,8 +50,12 @@ impl StoreError {
     /// [`crate::Store::takes_events`]. diesel passes on the SQLSTATE of a few errors only, and the texts of the others
     /// are in the language of the server.
     pub fn is_in_doubt(&self) -> bool {
-        let in_doubt = matches!(self, Self::Query(DieselError::DatabaseError(DatabaseErrorKind::Unknown, _)));
-        in_doubt && !self.is_retryable()
+        match self {
+            // Nobody made today's, or the statement is about a day that was dropped.
+            Self::NoPartition => true,
+            Self::Query(DieselError::DatabaseError(DatabaseErrorKind::Unknown, _)) => !self.is_retryable(),
+            _ => false,
+        }
     }
 }
 

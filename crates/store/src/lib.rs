@@ -25,7 +25,7 @@ pub use events::{Inserted, NewEvent, StoredEvent};
 pub use history::{Delivery, DeliveryFilter, DeliveryPage, Page, Statistics};
 pub use listener::{Change, ChangeListener};
 pub use pool::{Store, StoreConfig};
-pub use recovery::{Lost, LostCounts, RecoverySession, ReissuedJob};
+pub use recovery::{Lost, LostCounts, LostEvents, RecoverySession, ReissuedJob};
 pub use reissue::{Deferral, Reissue};
 pub use webhooks::{
     CreateError, Created, IdempotencyKey, NewWebhook, Subscription, Webhook, WebhookChanges, WebhookPage,

@@ -8,6 +8,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as
 use domain::id::first_uuid_at;
 use domain::protocol::Fence;
 use domain::{DeliveryId, EventId, EventType, PublicEventId, Timestamp, WebhookId};
+use tracing::error;
 use uuid::Uuid;
 
 use crate::error::StoreError;
@@ -20,7 +21,7 @@ use crate::statement::Prepared;
 const RECOVERY_LOCK: i64 = 0x6c6f_6b72_6f6f_6d03;
 
 /// A session that says nothing for so long is ended by the server: a process that is stopped but not dead must not
-/// keep the lock.
+/// keep the lock. Longer than the longest `recovery.interval`.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
 /// What counts as lost.
@@ -53,6 +54,15 @@ pub struct ReissuedJob {
     pub fence: Fence,
     /// The size of the event's body.
     pub body_bytes: u32,
+}
+
+/// Which events are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LostEvents {
+    /// Those that should have been fanned out by then, oldest first.
+    Overdue,
+    /// Those that are left alone because their message was set aside ([`Store::leave_events`]).
+    SetAside,
 }
 
 /// How much has lost its message.
@@ -135,8 +145,22 @@ const REISSUE_OVERDUE: &str = "
 const REQUEUE_EVENTS: &str = "
     WITH lost AS (
         SELECT id FROM events
-         WHERE fanned_out_at IS NULL AND (queued_at < $1 OR $5 AND queued_at = 'infinity') AND id >= $2
+         WHERE fanned_out_at IS NULL AND queued_at < $1 AND id >= $2
          ORDER BY queued_at
+         LIMIT $3
+           FOR UPDATE SKIP LOCKED
+    )
+    UPDATE events event
+       SET queued_at = $4
+      FROM lost
+     WHERE event.id BETWEEN lost.id AND lost.id
+    RETURNING event.id, event.public_id, event.type AS event_type, event.recipients, event.timestamp, event.body";
+
+/// A statement of its own, so that both read the index from where they have to.
+const REQUEUE_SET_ASIDE: &str = "
+    WITH lost AS (
+        SELECT id FROM events
+         WHERE fanned_out_at IS NULL AND queued_at = 'infinity' AND received_at < $1 AND id >= $2
          LIMIT $3
            FOR UPDATE SKIP LOCKED
     )
@@ -257,6 +281,14 @@ impl RecoverySession {
         Ok(Some(put_at))
     }
 
+    /// The time, by the database's clock.
+    pub async fn now(&mut self) -> Result<Timestamp, StoreError> {
+        let now: NowRow = self
+            .run(async |connection, _| sql_query("SELECT now() AS now").get_result(connection).await)
+            .await?;
+        Ok(now.now)
+    }
+
     /// How much there is to put back.
     pub async fn count(&mut self, lost: Lost) -> Result<LostCounts, StoreError> {
         let row: CountsRow = self
@@ -273,7 +305,7 @@ impl RecoverySession {
     }
 
     /// Voids the jobs of at most `limit` overdue deliveries, oldest first, and returns the jobs to publish in their
-    /// place; from now on these deliveries are due `now`.
+    /// place; from now on these deliveries are due `now`. Those that cannot be read are told, and left out.
     pub async fn reissue_overdue(
         &mut self,
         lost: Lost,
@@ -293,33 +325,36 @@ impl RecoverySession {
                 .await
             })
             .await?;
-        rows.into_iter().map(JobRow::into_job).collect()
+        Ok(readable(rows, JobRow::into_job))
     }
 
-    /// At most `limit` events that should have been fanned out, oldest first, to be published again; from now on they
-    /// are on their way since `now`. `set_aside` asks for those too that are left alone ([`Store::leave_events`]).
+    /// At most `limit` events of these to be published again; from now on they are on their way since `now`. Those that
+    /// cannot be read are told, and left out.
     pub async fn requeue_events(
         &mut self,
         lost: Lost,
-        set_aside: bool,
+        which: LostEvents,
         limit: u32,
         now: Timestamp,
     ) -> Result<Vec<StoredEvent>, StoreError> {
+        let statement = match which {
+            LostEvents::Overdue => REQUEUE_EVENTS,
+            LostEvents::SetAside => REQUEUE_SET_ASIDE,
+        };
         let rows: Vec<EventRow> = self
             .run(async |connection, _| {
                 Prepared(
-                    sql_query(REQUEUE_EVENTS)
+                    sql_query(statement)
                         .bind::<Timestamptz, _>(lost.before)
                         .bind::<SqlUuid, _>(first_of(lost))
                         .bind::<BigInt, _>(i64::from(limit))
-                        .bind::<Timestamptz, _>(now)
-                        .bind::<Bool, _>(set_aside),
+                        .bind::<Timestamptz, _>(now),
                 )
                 .load(connection)
                 .await
             })
             .await?;
-        rows.into_iter().map(EventRow::into_event).collect()
+        Ok(readable(rows, EventRow::into_event))
     }
 
     /// Runs a statement on the session, which is begun if there is none; it is told when that was. After an error there is none any more, and
@@ -347,6 +382,18 @@ impl RecoverySession {
         let now: NowRow = sql_query("SELECT now() AS now").get_result(&mut connection).await?;
         Ok(Open { connection, since: now.now })
     }
+}
+
+/// One row that this version cannot read must not keep the others back.
+fn readable<R, T>(rows: Vec<R>, read: impl Fn(R) -> Result<T, StoreError>) -> Vec<T> {
+    let mut read_rows = Vec::with_capacity(rows.len());
+    for row in rows {
+        match read(row) {
+            Ok(row) => read_rows.push(row),
+            Err(error) => error!(%error, "a row that has lost its message cannot be read"),
+        }
+    }
+    read_rows
 }
 
 /// The first id that belongs to it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use domain::EventType::BookingCreated;
 use domain::Timestamp;
 use domain::protocol::Fence;
-use store::{AttemptResult, Lost, LostCounts};
+use store::{AttemptResult, Lost, LostCounts, LostEvents};
 use testkit::TestDatabase;
 
 use crate::support::{attempt, delivery, event, given_deliveries, given_webhook, now, statistics, store_of};
@@ -76,12 +76,12 @@ async fn events_that_were_not_fanned_out_are_found_again_only_when_they_are_late
     let mut session = store.recovery();
     let late = before(ago(30));
     assert_eq!(session.count(late).await.unwrap(), LostCounts { events: 2, deliveries: 0 });
-    let found = session.requeue_events(late, false, 10, now()).await.unwrap();
+    let found = session.requeue_events(late, LostEvents::Overdue, 10, now()).await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].id, &found[0].body), (lost.id, &lost.body));
     assert_eq!(found[0].recipients, lost.recipients);
-    assert!(session.requeue_events(late, false, 10, now()).await.unwrap().is_empty());
-    let found = session.requeue_events(late, true, 10, now()).await.unwrap();
+    assert!(session.requeue_events(late, LostEvents::Overdue, 10, now()).await.unwrap().is_empty());
+    let found = session.requeue_events(late, LostEvents::SetAside, 10, now()).await.unwrap();
     assert_eq!(found.iter().map(|event| event.id).collect::<Vec<_>>(), [aside.id]);
 }
 

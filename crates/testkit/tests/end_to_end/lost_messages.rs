@@ -217,3 +217,32 @@ async fn what_is_put_back_while_the_first_message_still_exists_is_delivered_once
     settled(&stack, &webhook, 20).await;
     assert_eq!(receiver.requests().len() - before, 20, "a delivery was made twice");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_test_event_whose_job_was_never_published_is_delivered() {
+    let mut stack = impatient().behind_proxies().start().await;
+    let receiver = Receiver::start().await;
+    let webhook = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
+    // The answer is never given: the process dies between its commit and the broker's confirm.
+    stack.amqp_proxy().freeze();
+    let api = stack.api("user_1");
+    let path = format!("{}/test", webhook.path());
+    let asking = tokio::spawn(async move { api.post(&path, &serde_json::json!({})).await });
+    let database = stack.database.connect().await;
+    eventually("the delivery is written", DEADLINE, async || {
+        let count = database.query_one("SELECT count(*) FROM deliveries", &[]).await;
+        (count.expect("deliveries can be counted").get::<_, i64>(0) == 1).then_some(())
+    })
+    .await;
+    let api = stack.api.as_mut().expect("the stack has an API");
+    api.kill9();
+    asking.abort();
+    stack.amqp_proxy().cut();
+    stack.amqp_proxy().restore();
+    stack.api.as_mut().expect("the stack has an API").restart().await;
+    stack.wait_ready().await;
+
+    receiver.until_within(1, DEADLINE * 2).await;
+    settled(&stack, &webhook, 1).await;
+    assert_eq!(receiver.requests().len(), 1);
+}

@@ -3,7 +3,7 @@
 //! The broker can lose everything, a process can die where the one message about a delivery was its to hand over: the
 //! database still knows what should have been looked at by now. But late is not lost: the queue may merely be long. So
 //! probes travel through the queues with everything else, and tell how far each has been worked off
-//! ([`wire::probe`]); only what stood before one that came out long ago is put back.
+//! ([`mod@wire::probe`]); only what stood before one that came out long ago is put back.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,8 +4,8 @@ pub mod delivery;
 pub mod fan_out;
 pub mod names;
 pub mod platform_event;
-pub mod rejected;
 pub mod probe;
+pub mod rejected;
 pub mod topology;
 
 pub use delivery::DeliveryJob;

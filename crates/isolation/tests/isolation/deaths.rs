@@ -1,5 +1,6 @@
 //! Processes that end: the broker's count makes suspects, isolation finds the guilty.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,17 +16,18 @@ async fn a_message_that_ends_its_process_again_and_again_is_set_aside_and_no_oth
     bench.publish(["poison"]).await;
     bench.publish((10..20).map(|n| n.to_string())).await;
 
-    // Three times on the queue, four times in isolation.
-    for death in 1..=7 {
+    // Five times on the queue, six times in isolation.
+    for death in 1..=11 {
         let process = Process::start(&bench, &work);
-        if death > 3 {
+        if death > 5 {
             // What is tried again waits for another message to get through: there has to be one.
             bench.publish(["evidence"]).await;
         }
         until("the poison is at work", || work.hanging.load(Ordering::Relaxed) == death).await;
-        if death > 4 {
-            let others = work.texts().iter().filter(|text| *text != "evidence").count();
-            assert_eq!(others, 20, "those that may be innocent go first");
+        if death > 6 {
+            // Once each, or twice where an acknowledgement was on its way at a death.
+            let others: BTreeSet<_> = work.texts().into_iter().filter(|text| *text != "evidence").collect();
+            assert_eq!(others.len(), 20, "those that may be innocent go first");
         }
         process.kill().await;
     }
@@ -35,9 +37,9 @@ async fn a_message_that_ends_its_process_again_and_again_is_set_aside_and_no_oth
     assert_eq!(&set_aside.body[..], b"poison");
     assert_eq!(set_aside.headers.text(ERROR_CODE_HEADER).as_deref(), Some("poison"));
     let reason = set_aside.headers.text(ERROR_HEADER).unwrap();
-    assert!(reason.contains("4 times") && reason.contains("the process ended"), "{reason}");
+    assert!(reason.contains("6 times") && reason.contains("the process ended"), "{reason}");
     assert_eq!(work.given_up.lock().unwrap().len(), 1);
-    assert_eq!(work.hanging.load(Ordering::Relaxed), 7, "it is not tried again");
+    assert_eq!(work.hanging.load(Ordering::Relaxed), 11, "it is not tried again");
     process.stop().await;
     for queue in [bench.queue(), bench.isolated_queue()] {
         bench.depth(&queue, 0).await;
@@ -105,7 +107,7 @@ async fn a_message_that_waits_in_isolation_survives_any_number_of_deployments() 
 async fn a_lost_channel_is_not_the_end_of_the_process() {
     let bench = Bench::new().await;
     bench.publish(["slow"]).await;
-    bench.take_and_drop(&bench.queue(), 1, 3).await;
+    bench.take_and_drop(&bench.queue(), 1, 5).await;
     bench.depth(&bench.queue(), 1).await;
     let work = Arc::new(Scripted { slow: ["slow"].into(), ..Scripted::default() });
     let (process, proxy) = Process::start_behind_proxy(&bench, &work).await;

@@ -25,7 +25,7 @@ async fn a_publisher_cannot_make_a_message_look_guilty() {
     let message = Message::to_queue(bench.queue(), "innocent".into());
     bench.publish_messages([pretending(message)]).await;
     // Isolated, it carries what we wrote.
-    bench.take_and_drop(&bench.queue(), 1, 4).await;
+    bench.take_and_drop(&bench.queue(), 1, 6).await;
     bench.depth(&bench.queue(), 1).await;
 
     let work = Arc::new(Scripted::default());

@@ -33,7 +33,7 @@ async fn a_test_event_becomes_a_pending_delivery_and_a_job_for_the_dispatchers()
     let job = &jobs[0];
     assert_eq!(job.delivery.to_string(), delivery);
     assert_eq!(job.webhook.to_string(), webhook["id"].as_str().unwrap());
-    assert_eq!((job.event_type, job.attempt.get()), (EventType::PaymentSucceeded, 1));
+    assert_eq!((job.event_type, job.ticket.attempt.get()), (EventType::PaymentSucceeded, 1));
     let body: Value = serde_json::from_slice(job.body.as_ref().unwrap()).unwrap();
     assert_eq!(body["data"], test["testData"]);
     assert_eq!(body["timestamp"], job.timestamp);

@@ -157,7 +157,7 @@ pub(crate) struct Republish {
 
 /// Put back what has lost its message: events that were stored and never fanned out, deliveries that are overdue.
 ///
-/// Dispatchers do it by themselves within a minute, as far as their queues are worked off. This does it now, whatever the
+/// Dispatchers do it by themselves in a good minute, as far as their queues are worked off. This does it now, whatever the
 /// queues hold: after RabbitMQ lost its data behind a long queue, for example. Nothing is sent twice by it: the older
 /// messages of a delivery count no more. Deliveries that wait for their retry are left until it is due. Events whose
 /// message was set aside in `lokroom.events.rejected` are put back too.

@@ -24,6 +24,9 @@ async fn a_message_that_ends_its_process_again_and_again_is_set_aside_and_no_oth
             bench.publish(["evidence"]).await;
         }
         until("the poison is at work", || work.hanging.load(Ordering::Relaxed) == death).await;
+        if death > 5 {
+            process.settle().await;
+        }
         if death > 6 {
             // Once each, or twice where an acknowledgement was on its way at a death.
             let others: BTreeSet<_> = work.texts().into_iter().filter(|text| *text != "evidence").collect();
@@ -113,6 +116,7 @@ async fn a_lost_channel_is_not_the_end_of_the_process() {
     let (process, proxy) = Process::start_behind_proxy(&bench, &work).await;
     for time in 1..=5 {
         until("it is at work", || work.hanging.load(Ordering::Relaxed) == time).await;
+        process.settle().await;
         proxy.cut();
         proxy.restore();
         // The broker knows that it was lost before it is done.

@@ -197,6 +197,9 @@ impl Bench {
 /// A stage as a process runs it.
 pub(crate) struct Process {
     broker: Broker,
+    /// Batches that were taken, and those that were acknowledged.
+    batches: Arc<[AtomicUsize; 2]>,
+    queue: String,
     stopping: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -217,14 +220,29 @@ impl Process {
         let stopping = CancellationToken::new();
         let publisher = broker.publisher(PublisherConfig::default());
         let isolation = Isolation::new(publisher, bench.names.clone(), bench.queue(), stopping.clone());
+        let batches = Arc::<[AtomicUsize; 2]>::default();
         let config = |prefetch| ConsumerConfig { prefetch, tag: "stage".to_owned() };
         let waiting = broker.consumer(bench.queue(), config(1000));
         let isolated = broker.consumer(isolation.isolated_queue(), config(1));
         let tasks = vec![
             tokio::spawn(isolation.clone().run(work.clone(), isolated)),
-            tokio::spawn(run(isolation, work.clone(), waiting, stopping.clone())),
+            tokio::spawn(run(isolation, work.clone(), waiting, stopping.clone(), batches.clone())),
         ];
-        Self { broker, stopping, tasks }
+        Self { broker, batches, queue: bench.queue(), stopping, tasks }
+    }
+
+    /// Waits until everything that was moved is confirmed, and what was acknowledged has reached the broker: what comes
+    /// back after an end is then what was at work, and nothing twice.
+    pub(crate) async fn settle(&self) {
+        let [taken, acknowledged] = &*self.batches;
+        until("no batch is at work", || {
+            taken.load(Ordering::Relaxed) == acknowledged.load(Ordering::Relaxed)
+        })
+        .await;
+        // Asked on the same connection, and so answered after it.
+        for _ in 0..2 {
+            self.broker.inspector().depth(&self.queue).await.unwrap();
+        }
     }
 
     /// Ends as a killed process does: nothing is acknowledged any more.
@@ -248,7 +266,14 @@ impl Process {
     }
 }
 
-async fn run(isolation: Isolation, work: Arc<Scripted>, mut consumer: Consumer, stopping: CancellationToken) {
+async fn run(
+    isolation: Isolation,
+    work: Arc<Scripted>,
+    mut consumer: Consumer,
+    stopping: CancellationToken,
+    batches: Arc<[AtomicUsize; 2]>,
+) {
+    let [taken, acknowledged] = &*batches;
     loop {
         let batch = tokio::select! {
             biased;
@@ -256,8 +281,12 @@ async fn run(isolation: Isolation, work: Arc<Scripted>, mut consumer: Consumer, 
             batch = consumer.next_batch(BATCH, usize::MAX) => batch,
         };
         let Some(batch) = batch else { break };
+        taken.fetch_add(1, Ordering::Relaxed);
         match isolation.work_off(&*work, batch.messages()).await {
-            Ok(proof) => batch.ack(proof),
+            Ok(proof) => {
+                batch.ack(proof);
+                acknowledged.fetch_add(1, Ordering::Relaxed);
+            }
             Err(Stopping) => break,
         }
     }

@@ -266,6 +266,12 @@ async fn start_part(stack: &Stack, binary: &str) -> Part {
 
 /// Sends SIGTERM and waits for an end with exit code 0 in time.
 pub(crate) async fn terminate(victim: Victim, service: &mut Service) -> anyhow::Result<()> {
+    // One that has just been started has nothing to drain, and does not listen to signals before it says where it
+    // listens.
+    let started = Instant::now() + MAX_SHUTDOWN;
+    while service.admin_url_now().is_none() && service.ended().is_none() && Instant::now() < started {
+        sleep(Duration::from_millis(20)).await;
+    }
     service.signal_terminate();
     let end = Instant::now() + MAX_SHUTDOWN;
     let status = loop {

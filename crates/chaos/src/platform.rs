@@ -269,7 +269,7 @@ pub(crate) async fn terminate(victim: Victim, service: &mut Service) -> anyhow::
     // One that has just been started has nothing to drain, and does not listen to signals before it says where it
     // listens.
     let started = Instant::now() + MAX_SHUTDOWN;
-    while service.admin_url_now().is_none() && service.ended().is_none() && Instant::now() < started {
+    while service.admin_url_now().is_none() && Instant::now() < started {
         sleep(Duration::from_millis(20)).await;
     }
     service.signal_terminate();

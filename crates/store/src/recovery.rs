@@ -357,8 +357,8 @@ impl RecoverySession {
         Ok(readable(rows, EventRow::into_event))
     }
 
-    /// Runs a statement on the session, which is begun if there is none; it is told when that was. After an error there is none any more, and
-    /// the lock is free.
+    /// Runs a statement on the session, which is begun if there is none; it is told when that was. After an error there is
+    /// none any more, and the lock is free.
     async fn run<T>(
         &mut self,
         statement: impl AsyncFnOnce(&mut AsyncPgConnection, Timestamp) -> diesel::QueryResult<T>,

@@ -60,6 +60,9 @@ pub struct Received {
     /// Whether it was delivered before and not acknowledged: an earlier holder may have done part of the work. Stays so
     /// when the message is moved ([`Received::forward_to`]).
     pub redelivered: bool,
+    /// Whether it was published again because nobody knew whether the broker had taken it: the first of the two may have
+    /// come out just before it, and be in somebody's hands. Not said of what was moved since, which took its time.
+    pub may_be_copy: bool,
     /// How often its queue delivered it before in vain. RabbitMQ before 4.3 counts every return, later versions those
     /// by the end of a channel, not those given back.
     pub delivery_count: u64,
@@ -79,8 +82,10 @@ impl Received {
     ) -> Self {
         let text = |value: &Option<lapin::types::ShortString>| value.as_ref().map(ToString::to_string);
         let headers = Headers::of(properties);
-        // What publishers send comes through an exchange of ours: what they write into this header says nothing.
-        let came_back_elsewhere = exchange.is_empty() && headers.says_redelivered();
+        // What publishers send comes through an exchange of ours: what they write into these headers says nothing.
+        let is_ours = exchange.is_empty();
+        let came_back_elsewhere = is_ours && headers.says_redelivered();
+        let may_be_copy = is_ours && headers.says_copy();
         // The broker writes the count into what it delivers again; on a first delivery it would be the publisher's word.
         let delivery_count = if redelivered { headers.delivery_count() } else { 0 };
         Self {
@@ -92,6 +97,7 @@ impl Received {
             message_id: text(properties.message_id()),
             headers,
             redelivered: redelivered || came_back_elsewhere,
+            may_be_copy,
             delivery_count,
         }
     }

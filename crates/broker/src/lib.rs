@@ -15,6 +15,6 @@ pub use broker::{Broker, BrokerConfig, Health, check_url};
 pub use consumer::{Acker, Batch, Consumer, ConsumerConfig, Delivery, Received};
 pub use error::{BrokerError, PublishError};
 pub use inspect::{Inspector, Pulled};
-pub use message::{Headers, Message, REDELIVERED_HEADER};
+pub use message::{COPY_HEADER, Headers, Message, REDELIVERED_HEADER};
 pub use publisher::{Confirmed, Publisher, PublisherConfig};
 pub use topology::{Queue, Topology};

@@ -7,6 +7,9 @@ use lapin::types::{AMQPValue, FieldTable};
 /// Says of a moved message that it came back where it was before: the broker's own mark does not go along.
 pub const REDELIVERED_HEADER: &str = "x-lok-redelivered";
 
+/// Says of a message that it was published before, and that nobody knows whether the broker took it then.
+pub const COPY_HEADER: &str = "x-lok-copy";
+
 /// A message to be published: persistent and mandatory, always.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
@@ -71,6 +74,13 @@ impl Message {
     #[must_use]
     pub fn redelivered(self) -> Self {
         self.header(REDELIVERED_HEADER, "true")
+    }
+
+    /// Says that the same message may be in the queue already: [`crate::Received::may_be_copy`] will tell, provided that
+    /// it is published straight to a queue. A [`crate::Publisher`] says so itself of what it has to publish again.
+    #[must_use]
+    pub fn may_be_copy(self) -> Self {
+        self.header(COPY_HEADER, "true")
     }
 
     /// The AMQP properties, with the publisher's own number of this publish.
@@ -158,9 +168,15 @@ impl Headers {
         self.text(REDELIVERED_HEADER).is_some()
     }
 
+    /// Whether its publisher said that it may be a copy.
+    pub(crate) fn says_copy(&self) -> bool {
+        self.text(COPY_HEADER).is_some()
+    }
+
     /// Removes what holds for one publish or for one queue only.
     pub(crate) fn remove_what_is_not_moved(&mut self) {
-        for name in ["CC", "BCC", "x-delivery-count", "x-acquired-count", REDELIVERED_HEADER] {
+        let names = ["CC", "BCC", "x-delivery-count", "x-acquired-count", REDELIVERED_HEADER, COPY_HEADER];
+        for name in names {
             self.remove(name);
         }
     }

@@ -72,6 +72,13 @@ struct Request {
     reply: oneshot::Sender<Result<(), PublishError>>,
 }
 
+impl Request {
+    /// The broker may have taken it, or not.
+    fn in_doubt(self) -> Self {
+        Self { message: self.message.may_be_copy(), ..self }
+    }
+}
+
 impl Publisher {
     pub(crate) fn start(
         link: Link,
@@ -129,7 +136,7 @@ impl Publisher {
     /// Publishes a message again and again until it is confirmed, with growing waits in between; one log line when
     /// messages are no longer confirmed and one when they are again, however many there are. Ends only by the confirm:
     /// whoever may not wait drops the future.
-    pub async fn publish_until_confirmed(&self, message: Message) -> Confirmed {
+    pub async fn publish_until_confirmed(&self, mut message: Message) -> Confirmed {
         let mut backoff = Backoff::default();
         loop {
             match self.publish(message.clone()).await {
@@ -142,6 +149,10 @@ impl Publisher {
                 Err(error) => {
                     if !self.told.swap(true, Ordering::Relaxed) {
                         warn!(%error, routing_key = message.routing_key, "not published; trying again");
+                    }
+                    // What the broker returned is in no queue.
+                    if !matches!(error, PublishError::Unroutable { .. }) {
+                        message = message.may_be_copy();
                     }
                     backoff.wait().await;
                 }
@@ -290,9 +301,11 @@ impl State {
             let Some(request) = self.open.remove(&sequence) else { continue };
             self.open_bytes -= request.message.body.len();
             match result {
-                Ok(Confirmation::Nack(_)) => self.try_again_or(request, |message| PublishError::Refused {
-                    routing_key: message.routing_key.clone(),
-                }),
+                Ok(Confirmation::Nack(_)) => {
+                    self.try_again_or(request.in_doubt(), |message| PublishError::Refused {
+                        routing_key: message.routing_key.clone(),
+                    });
+                }
                 // Whoever gave up waiting does not want the answer.
                 _ => drop(request.reply.send(Ok(()))),
             }
@@ -327,7 +340,7 @@ impl State {
     /// What is open on a channel that is no longer used is published again, in its order.
     fn take_back_open(&mut self) {
         for request in std::mem::take(&mut self.open).into_values().rev() {
-            self.again.push_front(request);
+            self.again.push_front(request.in_doubt());
         }
         self.open_bytes = 0;
     }

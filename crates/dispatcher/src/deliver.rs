@@ -128,6 +128,10 @@ impl DeliverStage {
         let Some(claim) = self.claims.claim(job.delivery, job.ticket.attempt).await else {
             return Ok(Confirmed::nothing_to_publish());
         };
+        if received.may_be_copy {
+            // The other may be on the wire of another dispatcher: looked at later, the row will tell.
+            return self.without_turn(job, taken).await;
+        }
         let attempt = job.ticket.attempt;
         match self.wait_for_turn(&job).await {
             Wait::Turn(turn) => match self.with_turn(job, taken, turn).await? {

@@ -132,6 +132,7 @@ mod tests {
                 message_id,
                 headers: broker::Headers::default(),
                 redelivered: false,
+                may_be_copy: false,
                 delivery_count: 0,
             });
         }

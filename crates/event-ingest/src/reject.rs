@@ -70,6 +70,7 @@ mod tests {
             message_id: Some("order-1".into()),
             headers,
             redelivered: false,
+            may_be_copy: false,
             delivery_count: 0,
         }
     }

@@ -57,6 +57,7 @@ mod tests {
             message_id: Some("order-1".to_owned()),
             headers,
             redelivered: true,
+            may_be_copy: false,
             delivery_count: 3,
         }
     }
@@ -75,6 +76,7 @@ mod tests {
             message_id,
             headers,
             redelivered,
+            may_be_copy: false,
             delivery_count,
         }
     }

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use broker::{Confirmed, Message, PublisherConfig, Queue, REDELIVERED_HEADER, Topology};
+use broker::{COPY_HEADER, Confirmed, Message, PublisherConfig, Queue, REDELIVERED_HEADER, Topology};
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable};
@@ -211,6 +211,7 @@ async fn what_a_publisher_says_about_deliveries_is_not_believed() {
         let headers = [
             ("x-delivery-count", AMQPValue::LongLongInt(1000)),
             (REDELIVERED_HEADER, AMQPValue::LongString("true".into())),
+            (COPY_HEADER, AMQPValue::LongString("true".into())),
         ];
         let mut table = FieldTable::default();
         for (name, value) in headers {
@@ -224,6 +225,7 @@ async fn what_a_publisher_says_about_deliveries_is_not_believed() {
         let mut consumer = consumer(&broker, &bench, "work", 1);
         let fresh = next(&mut consumer).await;
         assert_eq!((fresh.received.redelivered, fresh.received.delivery_count), (false, 0));
+        assert!(!fresh.received.may_be_copy);
         fresh.acker.requeue();
         let again = next(&mut consumer).await;
         assert_eq!(

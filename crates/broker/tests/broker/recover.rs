@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use broker::{Backoff, Broker, BrokerConfig, Confirmed, Health, PublisherConfig, Queue, Topology};
+use broker::{Backoff, Broker, BrokerConfig, Confirmed, Delivery, Health, PublisherConfig, Queue, Topology};
 
 use testkit::FaultProxy;
 
@@ -106,6 +106,89 @@ async fn a_batch_does_not_mix_messages_of_two_channels() {
         broker.close(DEADLINE).await;
         direct.close(Duration::from_secs(1)).await;
         assert_eq!(bench.drain("work").await.len(), 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_again_because_its_confirm_was_lost_says_that_it_may_be_a_copy() {
+    with_bench(async |bench| {
+        const DELAY: Duration = Duration::from_millis(50);
+        let mut config = crate::support::config();
+        let proxy = FaultProxy::put_before(&mut config.url, 5672).await;
+        let topology = Topology::default().queue(Queue::work(bench.name("work"))).queue(Queue::delay(
+            bench.name("delay"),
+            DELAY,
+            bench.name("work"),
+        ));
+        let broker = connect_with(config, topology.clone()).await;
+        let direct = connect_with(crate::support::config(), topology).await;
+        let mut consumer = consumer(&direct, &bench, "work", 10);
+        let mut next = async || {
+            let Delivery { received, acker } = next(&mut consumer).await;
+            acker.ack(Confirmed::nothing_to_publish());
+            (number(&received.body), received.may_be_copy, received.redelivered)
+        };
+        let publisher = broker.publisher(PublisherConfig::default());
+        let _proof = publisher.publish(bench.message("work", 0)).await.unwrap();
+        assert_eq!(next().await, (0, false, false));
+
+        proxy.mute();
+        let publishing = tokio::spawn({
+            let messages = [bench.message("work", 1), bench.message("work", 2), bench.message("delay", 3)];
+            let publisher = publisher.clone();
+            async move { publisher.publish_all(messages).await.map(drop) }
+        });
+        let mut firsts = [next().await, next().await, next().await];
+        firsts.sort_unstable();
+        assert_eq!(firsts, [(1, false, false), (2, false, false), (3, false, false)]);
+        proxy.cut();
+        proxy.restore();
+        let mut seconds = [next().await, next().await, next().await];
+        seconds.sort_unstable();
+        assert_eq!(seconds, [(1, true, false), (2, true, false), (3, true, false)], "a delay keeps the mark");
+        publishing.await.unwrap().unwrap();
+        let _proof = publisher.publish(bench.message("work", 4)).await.unwrap();
+        assert_eq!(next().await, (4, false, false));
+
+        broker.close(DEADLINE).await;
+        direct.close(DEADLINE).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_gave_up_waiting_for_a_confirm_publishes_what_may_be_a_copy() {
+    with_bench(async |bench| {
+        let mut config = crate::support::config();
+        config.publish_timeout = Duration::from_millis(500);
+        let proxy = FaultProxy::put_before(&mut config.url, 5672).await;
+        let topology = Topology::default().queue(Queue::work(bench.name("work")));
+        let broker = connect_with(config, topology.clone()).await;
+        let direct = connect_with(crate::support::config(), topology).await;
+        let publisher = broker.publisher(PublisherConfig::default());
+        let _proof = publisher.publish(bench.message("work", 0)).await.unwrap();
+        proxy.mute();
+        let publishing = tokio::spawn({
+            let (publisher, message) = (publisher.clone(), bench.message("work", 1));
+            async move { publisher.publish_until_confirmed(message).await }
+        });
+        testkit::eventually("it is tried again", DEADLINE, async || {
+            (bench.depth("work").await >= 3).then_some(())
+        })
+        .await;
+        proxy.restore();
+        let _proof = publishing.await.unwrap();
+
+        let mut consumer = consumer(&direct, &bench, "work", 1);
+        for expected in [(0, false), (1, false), (1, true)] {
+            let Delivery { received, acker } = next(&mut consumer).await;
+            acker.ack(Confirmed::nothing_to_publish());
+            assert_eq!((number(&received.body), received.may_be_copy), expected);
+        }
+        drop(consumer);
+        broker.close(DEADLINE).await;
+        direct.close(DEADLINE).await;
     })
     .await;
 }

@@ -169,6 +169,7 @@ mod tests {
             message_id: None,
             headers: message.headers,
             redelivered: false,
+            may_be_copy: false,
             delivery_count: 0,
         }
     }

@@ -1,5 +1,7 @@
 //! Everything is idempotent: a message that stands twice on a queue causes what it causes once.
 
+use std::time::Duration;
+
 use broker::Message;
 use bytes::Bytes;
 use domain::EventType::BookingCreated;
@@ -10,7 +12,10 @@ use testkit::receiver::Gate;
 use testkit::{DEADLINE, Event, Receiver, Reply, Stack, Webhook, eventually};
 use wire::{DeliveryJob, FanOut, PROTOBUF};
 
-use crate::support::settled;
+use crate::support::{lose_all, settled};
+
+/// How long a job stays parked by default.
+const PARK_DELAY: Duration = Duration::from_secs(5);
 
 /// Copies of one message.
 const COPIES: usize = 20;
@@ -141,6 +146,57 @@ async fn copies_of_a_job_at_two_dispatchers_are_one_success_in_the_history() {
     assert_eq!(deliveries[0]["attempts"], 1, "an attempt was counted twice");
     // One on the wire of each process: the other cannot know of the first before it is recorded.
     assert!(receiver.requests().len() <= 2, "{} requests", receiver.requests().len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_was_published_again_waits_for_the_first_to_be_over() {
+    let stack = Stack::builder().dispatchers(2).start().await;
+    let receiver = Receiver::start().await;
+    let webhook = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
+    let gate = Gate::default();
+    receiver.answer(Reply::status(200).when_open(&gate));
+    stack.publish(&Event::example(BookingCreated).to("user_1").id("copied")).await;
+    receiver.until(1).await;
+    let job = job_of(&stack, &webhook, 1, 0).await;
+    let deliver_queue = stack.queues().names().deliver_queue();
+    for _ in 0..COPIES {
+        let copy = Message::to_queue(&deliver_queue, job.encode()).content_type(PROTOBUF);
+        stack.publish_message(copy.may_be_copy()).await;
+    }
+    queue_is_empty(&stack, &deliver_queue).await;
+    let parked = stack.queues().names().park_queue(PARK_DELAY);
+    // Some wait in their dispatcher for the first to end, all others are on their way back.
+    eventually("a copy is parked", DEADLINE, async || (stack.depth(&parked).await > 0).then_some(())).await;
+    gate.open();
+
+    let deliveries = settled(&stack, &webhook, 1).await;
+    queue_is_empty(&stack, &parked).await;
+    queue_is_empty(&stack, &deliver_queue).await;
+    assert_eq!(deliveries[0]["attempts"], 1);
+    assert_eq!(receiver.requests().len(), 1, "a copy did not wait");
+}
+
+#[tokio::test]
+async fn a_job_that_was_published_again_is_made_if_the_first_was_lost() {
+    let mut stack = Stack::builder().start().await;
+    let receiver = Receiver::start().await;
+    let webhook = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
+    let gate = Gate::default();
+    receiver.answer(Reply::status(200).when_open(&gate));
+    stack.publish(&Event::example(BookingCreated).to("user_1").id("copied")).await;
+    receiver.until(1).await;
+    let job = job_of(&stack, &webhook, 1, 0).await;
+    stack.dispatchers[0].kill9();
+    gate.open();
+    let deliver_queue = stack.queues().names().deliver_queue();
+    lose_all(&stack, &deliver_queue, 1).await;
+    let copy = Message::to_queue(&deliver_queue, job.encode()).content_type(PROTOBUF);
+    stack.publish_message(copy.may_be_copy()).await;
+    stack.dispatchers[0].restart().await;
+
+    let deliveries = settled(&stack, &webhook, 1).await;
+    assert_eq!(deliveries[0]["attempts"], 1);
+    assert_eq!(receiver.requests().len(), 2);
 }
 
 #[tokio::test]

@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use broker::Confirmed;
 use domain::EventType::BookingCreated;
 use testkit::receiver::Gate;
 use testkit::{DEADLINE, Event, Receiver, Reply, ServerKind, Stack, StackBuilder, Webhook, eventually};
 
-use crate::support::{by_event_id, settled};
+use crate::support::{by_event_id, lose_all, settled};
 
 /// What operators are promised.
 const PROMISED: Duration = Duration::from_secs(120);
@@ -32,21 +31,6 @@ async fn put_back(stack: &mut Stack) -> f64 {
         count += dispatcher.metric("recovered_total").await;
     }
     count
-}
-
-/// Takes every message out of a queue, and forgets it.
-async fn lose_all(stack: &Stack, queue: &str, count: usize) {
-    let mut lost = 0;
-    while lost < count {
-        let pulled = stack.broker().inspector().pull(queue, count).await.expect("the queue can be looked at");
-        let there = pulled.messages().count();
-        for index in 0..there {
-            let gone = pulled.remove(index, Confirmed::nothing_to_publish()).await;
-            gone.expect("a pulled message can be removed");
-        }
-        pulled.close().await.expect("the channel closes");
-        lost += there;
-    }
 }
 
 async fn has_deliveries(stack: &Stack, webhook: &Webhook, count: usize) {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use broker::Confirmed;
 use ring::hmac;
 use serde_json::Value;
 use testkit::{DEADLINE, Request, Stack, Webhook, eventually_ok};
@@ -53,6 +54,21 @@ pub(crate) async fn settled(stack: &Stack, webhook: &Webhook, count: u64) -> Vec
     })
     .await;
     page["deliveries"].as_array().expect("deliveries is an array").clone()
+}
+
+/// Takes every message out of a queue, and forgets it.
+pub(crate) async fn lose_all(stack: &Stack, queue: &str, count: usize) {
+    let mut lost = 0;
+    while lost < count {
+        let pulled = stack.broker().inspector().pull(queue, count).await.expect("the queue can be looked at");
+        let there = pulled.messages().count();
+        for index in 0..there {
+            let gone = pulled.remove(index, Confirmed::nothing_to_publish()).await;
+            gone.expect("a pulled message can be removed");
+        }
+        pulled.close().await.expect("the channel closes");
+        lost += there;
+    }
 }
 
 /// How many requests each event id came with.

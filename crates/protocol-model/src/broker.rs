@@ -9,12 +9,20 @@ pub struct Message<B> {
     pub body: B,
     /// Whether it was taken before: the broker's `redelivered`.
     pub taken: Taken,
+    /// Its publisher did not learn whether the broker had taken it before.
+    pub may_be_copy: bool,
 }
 
 impl<B> Message<B> {
     /// One that nobody has taken yet.
     pub fn fresh(body: B) -> Self {
-        Self { body, taken: Taken::First }
+        Self { body, taken: Taken::First, may_be_copy: false }
+    }
+
+    /// One whose publisher may have published it before.
+    #[must_use]
+    pub fn after_tries(self, tried: bool) -> Self {
+        Self { may_be_copy: tried, ..self }
     }
 }
 

@@ -4,7 +4,7 @@ use domain::protocol::{Decision, Fence, Taken, Ticket, decide};
 use domain::retry::{AttemptNumber, NextStep, Verdict, next_step};
 
 use crate::broker::{Message, Queue};
-use crate::state::{State, Wrong};
+use crate::state::{Delayed, State, Wrong};
 use crate::work::{Answer, Hold, Job, Who};
 use crate::{Mistake, Protocol};
 
@@ -57,6 +57,8 @@ pub enum Phase {
         way: Way,
         /// It follows from the attempt of the job in hand.
         follows: bool,
+        /// An earlier try may have been taken and its confirm lost.
+        tried: bool,
     },
     /// All is durable.
     Done {
@@ -168,6 +170,8 @@ impl Protocol {
         }
         let Some(job) = &dispatcher.work else { return };
         match job.phase {
+            // The other may be on the wire of another dispatcher.
+            Phase::Waiting if self.must_wait(&job.message) => steps.push(Step::Defer),
             Phase::Waiting if self.makes(Mistake::ChecksBeforeTheTurn) => steps.push(Step::LookTooEarly),
             Phase::Waiting => {
                 if state.parked < self.parks {
@@ -208,12 +212,10 @@ impl Protocol {
         let ticket = job.message.body;
         job.phase = match (step, job.phase) {
             (Step::Defer, _) => {
-                state.parked += 1;
+                state.parked += u8::from(!self.must_wait(&job.message));
                 // Parked, it is a fresh message: that it came back goes along. One that cannot be put off may be half done.
                 match self.taken(job.message.taken) {
-                    taken if state.defer(ticket) => {
-                        Phase::HandingOver { ticket, way: Way::Parked(taken), follows: false }
-                    }
+                    taken if state.defer(ticket) => hand_over(ticket, Way::Parked(taken), false),
                     Taken::First => Phase::Done { handed_over: false },
                     Taken::Again => Phase::Beaten { number: ticket.attempt },
                 }
@@ -236,7 +238,7 @@ impl Protocol {
                     (_, Some(fence), NextStep::Retry { attempt, .. }) if !handed_over => {
                         let fence = if self.makes(Mistake::KeepsJobsFence) { ticket.fence } else { fence };
                         let ticket = Ticket { attempt, fence };
-                        Phase::HandingOver { ticket, way: Way::Delayed, follows: true }
+                        hand_over(ticket, Way::Delayed, true)
                     }
                     _ => Phase::Done { handed_over: false },
                 }
@@ -254,7 +256,7 @@ impl Protocol {
                         let ticket = Ticket { attempt: recorded.next(), fence };
                         let delay = self.schedule.delay_after(recorded);
                         let way = if delay.is_some() { Way::Delayed } else { Way::Now };
-                        Phase::HandingOver { ticket, way, follows: true }
+                        hand_over(ticket, way, true)
                     }
                 }
             }
@@ -264,19 +266,20 @@ impl Protocol {
             }
             (Step::HandOver(answer), Phase::OnTheWire { number, verdict, .. }) => {
                 let next = Ticket { attempt: number.next(), fence: ticket.fence };
-                state.delayed.push(Message::fresh(next));
+                state.delayed.push(Delayed::retry(Message::fresh(next)));
                 state.faults += u8::from(answer == Answer::Lost);
                 Phase::OnTheWire { number, verdict, handed_over: answer == Answer::Received }
             }
-            (Step::HandOver(answer), Phase::HandingOver { ticket, way, follows }) => {
+            (Step::HandOver(answer), Phase::HandingOver { ticket, way, follows, tried }) => {
+                let message = Message::fresh(ticket).after_tries(tried);
                 match way {
-                    Way::Now => state.deliver.publish(ticket),
-                    Way::Delayed => state.delayed.push(Message::fresh(ticket)),
-                    Way::Parked(taken) => state.delayed.push(Message { body: ticket, taken }),
+                    Way::Now => state.deliver.enter(message),
+                    Way::Delayed => state.delayed.push(Delayed::retry(message)),
+                    Way::Parked(taken) => state.delayed.push(Delayed::parked(Message { taken, ..message })),
                 }
                 if answer == Answer::Lost {
                     state.faults += 1;
-                    job.phase
+                    Phase::HandingOver { ticket, way, follows, tried: true }
                 } else {
                     Phase::Done { handed_over: follows }
                 }
@@ -292,6 +295,11 @@ impl Protocol {
         }
         state.dispatchers[who].work = Some(job);
         Some(())
+    }
+
+    /// A job that may be a copy is parked before it is looked at: by then the first is over.
+    fn must_wait(&self, message: &Message<Ticket>) -> bool {
+        message.may_be_copy && !self.makes(Mistake::CopiesDoNotWait)
     }
 
     fn decide(&self, state: &State, message: &Message<Ticket>) -> Decision {
@@ -316,6 +324,11 @@ impl Protocol {
     pub(crate) fn next_step(&self, number: AttemptNumber, verdict: Verdict) -> NextStep {
         next_step(number, verdict, &self.schedule)
     }
+}
+
+/// A job has to be published, for the first time.
+fn hand_over(ticket: Ticket, way: Way, follows: bool) -> Phase {
+    Phase::HandingOver { ticket, way, follows, tried: false }
 }
 
 /// Only where a request follows does it matter what the receiver answers.

@@ -4,6 +4,7 @@ use domain::protocol::{Fence, Taken, Ticket};
 use domain::retry::AttemptNumber;
 
 use crate::Protocol;
+use crate::broker::Message;
 use crate::state::State;
 use crate::work::{Answer, Job, Who};
 
@@ -18,7 +19,12 @@ pub enum Phase {
     /// The delivery was there before, and whoever wrote it may not have come to hand its job over.
     Reissuing,
     /// The job has to be published.
-    HandingOver(Ticket),
+    HandingOver {
+        /// The job.
+        ticket: Ticket,
+        /// An earlier try may have been taken and its confirm lost.
+        tried: bool,
+    },
     /// All is durable.
     Done,
 }
@@ -42,7 +48,7 @@ impl Phase {
     /// The job that is about to be published.
     pub(crate) fn owes(self) -> Option<Ticket> {
         match self {
-            Self::HandingOver(ticket) => Some(ticket),
+            Self::HandingOver { ticket, .. } => Some(ticket),
             Self::Inserting { .. } | Self::Reissuing | Self::Done => None,
         }
     }
@@ -59,7 +65,7 @@ impl Protocol {
         match job.phase {
             Phase::Inserting { .. } => steps.extend(self.answers(state).map(Step::Insert)),
             Phase::Reissuing => steps.extend(self.answers(state).map(Step::Reissue)),
-            Phase::HandingOver(_) => steps.extend(self.confirms(state).map(Step::HandOver)),
+            Phase::HandingOver { .. } => steps.extend(self.confirms(state).map(Step::HandOver)),
             Phase::Done => steps.push(Step::Ack),
         }
     }
@@ -84,7 +90,7 @@ impl Protocol {
                 // came back may be what is left of whoever wrote the row.
                 let is_in_doubt = tried || self.taken(job.message.taken) == Taken::Again;
                 job.phase = match (is_new, is_in_doubt) {
-                    (true, _) => Phase::HandingOver(first(Fence::FIRST)),
+                    (true, _) => first(Fence::FIRST),
                     (false, true) => Phase::Reissuing,
                     (false, false) => Phase::Done,
                 };
@@ -93,15 +99,16 @@ impl Protocol {
             (Step::Reissue(answer), _) => {
                 let fence = self.reissue_unattempted(state);
                 if answer == Answer::Received {
-                    job.phase = fence.map_or(Phase::Done, |fence| Phase::HandingOver(first(fence)));
+                    job.phase = fence.map_or(Phase::Done, first);
                 }
                 state.faults += u8::from(answer == Answer::Lost);
             }
-            (Step::HandOver(answer), Phase::HandingOver(ticket)) => {
-                state.deliver.publish(ticket);
-                if answer == Answer::Received {
-                    job.phase = Phase::Done;
-                }
+            (Step::HandOver(answer), Phase::HandingOver { ticket, tried }) => {
+                state.deliver.enter(Message::fresh(ticket).after_tries(tried));
+                job.phase = match answer {
+                    Answer::Received => Phase::Done,
+                    Answer::Lost => Phase::HandingOver { ticket, tried: true },
+                };
                 state.faults += u8::from(answer == Answer::Lost);
             }
             (Step::Ack, Phase::Done) => return Some(()),
@@ -112,6 +119,7 @@ impl Protocol {
     }
 }
 
-fn first(fence: Fence) -> Ticket {
-    Ticket { attempt: AttemptNumber::FIRST, fence }
+/// The first attempt's job has to be published.
+fn first(fence: Fence) -> Phase {
+    Phase::HandingOver { ticket: Ticket { attempt: AttemptNumber::FIRST, fence }, tried: false }
 }

@@ -43,7 +43,8 @@ pub struct Protocol {
     /// How often the webhook may be disabled or enabled.
     pub switches: u8,
     /// Whether the delays are longer than anyone needs for what he has in hand, as they are by default: a job comes out
-    /// of its delay queue only when nobody has another in hand, or somebody is slow.
+    /// of its delay queue only when nobody has another in hand, and where it was put off for another only when that one has
+    /// been in hand; or somebody is slow.
     pub long_delays: bool,
     /// A rule left out.
     pub mistake: Option<Mistake>,
@@ -139,8 +140,8 @@ impl Protocol {
         Self { mistake: Some(mistake), ..self }
     }
 
-    fn allows_to_expire(&self, state: &State) -> bool {
-        !self.long_delays || !state.is_delivering() || self.allows(state, FaultKind::Slow)
+    fn allows_to_expire(&self, state: &State, which: usize) -> bool {
+        !self.long_delays || state.outlasts(which) || self.allows(state, FaultKind::Slow)
     }
 
     fn makes(&self, mistake: Mistake) -> bool {
@@ -178,9 +179,8 @@ impl Model for Protocol {
             self.deliver_steps(state, who, &mut steps);
             actions.extend(steps.into_iter().map(|step| Action::Deliver(who, step)));
         }
-        if self.allows_to_expire(state) {
-            actions.extend((0..state.delayed.len()).map(Action::Expire));
-        }
+        let expiring = (0..state.delayed.len()).filter(|which| self.allows_to_expire(state, *which));
+        actions.extend(expiring.map(Action::Expire));
         let mut steps = Vec::new();
         self.reconcile_steps(state, &mut steps);
         actions.extend(steps.into_iter().map(Action::Reconcile));
@@ -203,8 +203,9 @@ impl Model for Protocol {
             Action::Ingest(who, step) => self.ingest(&mut state, who, step)?,
             Action::FanOut(who, step) => self.fan_out(&mut state, who, step)?,
             Action::Expire(which) => {
-                state.faults += u8::from(self.long_delays && state.is_delivering());
-                let message = state.delayed.remove(which);
+                let is_too_early = self.long_delays && !state.outlasts(which);
+                state.faults += u8::from(is_too_early);
+                let message = state.delayed.remove(which).message;
                 state.deliver.enter(message);
             }
             Action::Deliver(who, step) => self.deliver(&mut state, who, step)?,

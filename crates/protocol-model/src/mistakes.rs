@@ -31,6 +31,8 @@ pub enum Mistake {
     /// The reconciler puts back what is overdue as soon as the probe has come out, while whoever took the message just
     /// before the probe may still be at work.
     NoGrace,
+    /// A job that may be a copy is looked at as soon as the first.
+    CopiesDoNotWait,
     /// An event that comes back from its publisher is a duplicate and not published again.
     ForgetsDuplicates,
 }

@@ -4,8 +4,8 @@ use domain::protocol::DeliveryStatus;
 use domain::retry::Verdict;
 use stateright::Property;
 
-use crate::Protocol;
 use crate::state::{Seen, State, Wrong};
+use crate::{FaultKind, Protocol};
 
 /// The promise. It is checked where a path ends: `stateright` judges what happens *eventually* by the last state of each
 /// path, and would take a path that goes in circles for one that goes on. So it is a statement about all paths only
@@ -31,6 +31,9 @@ pub const DUPLICATES_EXPLAINED: &str = "an attempt has one POST, and more only t
 /// The same over all attempts together, where delays are long. Where they are not, a duplicate may have a successor:
 /// whoever is beaten to the record voids the job that follows, and that job may be on the wire already.
 pub const DUPLICATES_END: &str = "a duplicate has no successor";
+
+/// Of two of the same job the second waits until the first is over, where delays are long.
+pub const COPIES_WAIT: &str = "a confirm that is lost costs no duplicate";
 
 /// Work is not multiplied: there is exactly one job that would lead to an attempt, and after faults not many more. A lost
 /// channel gives two back at worst, a job and its copy that was just parked in its stead.
@@ -76,15 +79,18 @@ impl Protocol {
                 duplicates(&state.seen) <= 2 * usize::from(state.faults)
             }));
         }
+        if self.only_loses_confirms() {
+            properties.push(Property::always(COPIES_WAIT, |_, state: &State| duplicates(&state.seen) == 0));
+        }
         if self.parks > 0 {
             properties.push(Property::sometimes("a parked delivery succeeds", |_, state: &State| {
                 is(state, DeliveryStatus::Success) && state.parked > 0
             }));
         }
-        if self.faults.at_most > 0 {
+        if self.faults.at_most > 0 && !self.only_loses_confirms() {
             properties.extend(self.known_limits());
         }
-        if self.faults.at_most > 0 && self.reconciles {
+        if self.faults.at_most > 0 && self.reconciles && !self.only_loses_confirms() {
             properties
                 .push(Property::sometimes("what was lost and put back succeeds", |_, state: &State| {
                     is(state, DeliveryStatus::Success) && state.seen.put_back > 0
@@ -126,6 +132,11 @@ impl Protocol {
             && delivery.attempts as usize == records.len()
             && delivery.status == status
             && succeeded == (status == DeliveryStatus::Success)
+    }
+
+    /// Delays are long, and nothing else goes wrong.
+    fn only_loses_confirms(&self) -> bool {
+        self.long_delays && self.faults.kinds == [FaultKind::LostConfirm]
     }
 
     /// Attempts of the schedule.

@@ -183,7 +183,7 @@ fn is_late(state: &State, watched: Watched) -> bool {
             let is_owed = state.fanners.iter().flatten().any(|job| job.phase.owes().is_some())
                 || state.dispatchers.iter().any(Dispatcher::owes);
             let is_delayed =
-                |delivery: Delivery| state.delayed.iter().any(|message| delivery.is_awaiting(message.body));
+                |delivery: Delivery| state.delayed.iter().any(|job| delivery.is_awaiting(job.message.body));
             !is_owed && !state.delivery.is_some_and(is_delayed)
         }
     }

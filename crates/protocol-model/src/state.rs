@@ -21,7 +21,7 @@ pub struct State {
     /// `webhooks.deliver`.
     pub deliver: Queue<Ticket>,
     /// The delay queues (retry and parking) together. Time is not counted: a job may come out at any instant.
-    pub delayed: Vec<Message<Ticket>>,
+    pub delayed: Vec<Delayed>,
 
     /// The event's row.
     pub event: Option<Event>,
@@ -51,6 +51,15 @@ pub struct State {
     pub parked: u8,
     /// Times the webhook was disabled or enabled: at first it is enabled.
     pub switched: u8,
+}
+
+/// A job in a delay queue.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Delayed {
+    /// The job.
+    pub message: Message<Ticket>,
+    /// It was there before, and is put off: not a later attempt.
+    pub is_parked: bool,
 }
 
 /// The event's row.
@@ -95,6 +104,18 @@ pub enum Wrong {
     TooEarly,
     /// The webhook was disabled.
     WhileDisabled,
+}
+
+impl Delayed {
+    /// A later attempt.
+    pub fn retry(message: Message<Ticket>) -> Self {
+        Self { message, is_parked: false }
+    }
+
+    /// One that is put off.
+    pub fn parked(message: Message<Ticket>) -> Self {
+        Self { message, is_parked: true }
+    }
 }
 
 impl Delivery {
@@ -145,14 +166,25 @@ impl State {
         self.dispatchers.iter().any(|dispatcher| dispatcher.work.is_some())
     }
 
+    /// A job's delay is longer than what others needed, who had a job in hand when it began or were about to take one.
+    pub fn outlasts(&self, which: usize) -> bool {
+        let Delayed { message, is_parked } = &self.delayed[which];
+        let before = self.delayed.iter().filter(|other| !other.is_parked).map(|other| &other.message);
+        let is_put_off_for_another =
+            *is_parked && self.deliver.messages().chain(before).any(|other| other.body == message.body);
+        !self.is_delivering() && !is_put_off_for_another
+    }
+
     /// The jobs that would lead to an attempt: waiting, in hand and not recorded yet, or about to be published.
     pub fn valid_jobs(&self) -> usize {
         let Some(delivery) = self.delivery else { return 0 };
         let queued = self.deliver.messages().map(|message| message.body);
         let in_hand = self.dispatchers.iter().flat_map(Dispatcher::tickets);
         let handed_out = self.fanners.iter().flatten().filter_map(|job| job.phase.owes());
-        let all =
-            queued.chain(self.delayed.iter().map(|message| message.body)).chain(in_hand).chain(handed_out);
+        let all = queued
+            .chain(self.delayed.iter().map(|delayed| delayed.message.body))
+            .chain(in_hand)
+            .chain(handed_out);
         all.chain(self.reconciler.owes()).filter(|ticket| delivery.is_awaiting(*ticket)).count()
     }
 
@@ -162,8 +194,10 @@ impl State {
         self.ingesters.sort_by_key(|job| (job.is_none(), fingerprint(job)));
         self.fanners.sort_by_key(|job| (job.is_none(), fingerprint(job)));
         self.dispatchers.sort_by_key(|dispatcher| (dispatcher.work.is_none(), fingerprint(dispatcher)));
-        self.delayed
-            .sort_by_key(|message| (message.body.attempt, message.body.fence, message.taken == Taken::Again));
+        self.delayed.sort_by_key(|Delayed { message, is_parked }| {
+            let Ticket { attempt, fence } = message.body;
+            (attempt, fence, message.taken == Taken::Again, message.may_be_copy, *is_parked)
+        });
         self
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use protocol_model::properties::{
-    DUPLICATES_END, ENDS, NO_POST_AFTER_END, ONE_JOB, ONLY_LOST_PUT_BACK, TRUE_HISTORY,
+    COPIES_WAIT, DUPLICATES_END, ENDS, NO_POST_AFTER_END, ONE_JOB, ONLY_LOST_PUT_BACK, TRUE_HISTORY,
 };
 use protocol_model::{FaultKind, Mistake, Protocol, every_path_ends};
 use stateright::{Checker as _, HasDiscoveries, Model as _};
@@ -117,6 +117,14 @@ fn without_the_fence_a_duplicate_has_successors() {
             .with_mistake(Mistake::NoFence),
         DUPLICATES_END,
     );
+}
+
+#[test]
+fn sending_what_may_be_a_copy_at_once_makes_duplicates() {
+    for protocol in [two_attempts(), two_attempts().from_job()] {
+        let protocol = protocol.with_long_delays().with_faults(1, &[FaultKind::LostConfirm]);
+        breaks(protocol.with_mistake(Mistake::CopiesDoNotWait), COPIES_WAIT);
+    }
 }
 
 #[test]

@@ -58,6 +58,16 @@ fn delays_that_are_longer_than_requests() {
 }
 
 #[test]
+fn confirms_that_are_lost() {
+    holds(
+        &Protocol::with_attempts(2)
+            .with_parks(1)
+            .with_long_delays()
+            .with_faults(2, &[FaultKind::LostConfirm]),
+    );
+}
+
+#[test]
 fn a_webhook_that_is_disabled_and_enabled_again() {
     holds(&Protocol::with_attempts(2).from_job().with_switches(2).with_faults(1, FaultKind::ALL));
 }

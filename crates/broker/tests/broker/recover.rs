@@ -151,6 +151,7 @@ async fn what_is_published_again_because_its_confirm_was_lost_says_that_it_may_b
         let _proof = publisher.publish(bench.message("work", 4)).await.unwrap();
         assert_eq!(next().await, (4, false, false));
 
+        drop((publisher, consumer));
         broker.close(DEADLINE).await;
         direct.close(DEADLINE).await;
     })
@@ -186,7 +187,7 @@ async fn who_gave_up_waiting_for_a_confirm_publishes_what_may_be_a_copy() {
             acker.ack(Confirmed::nothing_to_publish());
             assert_eq!((number(&received.body), received.may_be_copy), expected);
         }
-        drop(consumer);
+        drop((publisher, consumer));
         broker.close(DEADLINE).await;
         direct.close(DEADLINE).await;
     })

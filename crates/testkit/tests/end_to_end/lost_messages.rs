@@ -6,7 +6,7 @@ use domain::EventType::BookingCreated;
 use testkit::receiver::Gate;
 use testkit::{DEADLINE, Event, Receiver, Reply, ServerKind, Stack, StackBuilder, Webhook, eventually};
 
-use crate::support::{by_event_id, lose_all, settled};
+use crate::support::{by_event_id, lose_all, settled, take_and_drop};
 
 /// What operators are promised.
 const PROMISED: Duration = Duration::from_secs(120);
@@ -227,6 +227,64 @@ async fn a_test_event_whose_job_was_never_published_is_delivered() {
     stack.wait_ready().await;
 
     receiver.until_within(1, DEADLINE * 2).await;
+    settled(&stack, &webhook, 1).await;
+    assert_eq!(receiver.requests().len(), 1);
+}
+
+/// Returns after which a message is worked off alone.
+const SUSPICIOUS: u64 = 6;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_in_isolation_is_not_taken_for_lost() {
+    const EVENTS: usize = 10;
+    let mut stack = impatient().start().await;
+    let receiver = Receiver::start().await;
+    let webhook = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
+    let gate = Gate::default();
+    receiver.answer(Reply::status(200).when_open(&gate));
+    stack.publish_all(&events(EVENTS)).await;
+    has_deliveries(&stack, &webhook, EVENTS).await;
+    stack.dispatchers[0].kill9();
+    gate.open();
+    let names = stack.queues().names();
+    take_and_drop(&stack, &names.deliver_queue(), EVENTS, SUSPICIOUS).await;
+
+    // One after the other, each as long as a request may take: the last waits far longer than anything may be late.
+    receiver.answer(Reply::hang());
+    let before = receiver.requests().len();
+    stack.dispatchers[0].restart().await;
+    eventually("each was tried alone", DEADLINE * 2, async || {
+        (receiver.requests().len() >= before + EVENTS).then_some(())
+    })
+    .await;
+    assert_eq!(put_back(&mut stack).await, 0.0);
+    assert!(by_event_id(&receiver.requests()[before..]).values().all(|requests| requests.len() == 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_whose_fan_out_waits_in_isolation_is_marked_as_waiting() {
+    let mut stack = impatient().start().await;
+    let receiver = Receiver::start().await;
+    let webhook = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
+    assert!(stack.dispatchers[0].terminate(DEADLINE).await.success());
+    stack.publish_all(&events(1)).await;
+    let names = stack.queues().names();
+    eventually("it is to be fanned out", DEADLINE, async || {
+        (stack.depth(&names.fan_out_queue()).await == 1).then_some(())
+    })
+    .await;
+    take_and_drop(&stack, &names.fan_out_queue(), 1, SUSPICIOUS).await;
+
+    let (locking, looking) = (stack.database.connect().await, stack.database.connect().await);
+    locking.batch_execute("BEGIN; LOCK TABLE deliveries").await.expect("the lock is free");
+    stack.dispatchers[0].start_again();
+    eventually("it waits, and says so", DEADLINE, async || {
+        let waits = "SELECT bool_and(queued_at > now() + interval '20 minutes') FROM events";
+        let row = looking.query_one(waits, &[]).await.expect("events can be read");
+        row.get::<_, bool>(0).then_some(())
+    })
+    .await;
+    locking.batch_execute("COMMIT").await.expect("the lock is let go");
     settled(&stack, &webhook, 1).await;
     assert_eq!(receiver.requests().len(), 1);
 }

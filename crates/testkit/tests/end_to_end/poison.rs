@@ -1,12 +1,12 @@
 //! A message that makes its service fail is set aside after a bounded number of tries, with the reason, and no other is.
 
-use broker::{ConsumerConfig, Received};
+use broker::Received;
 use domain::EventType::BookingCreated;
 use testkit::{DEADLINE, Event, Receiver, Reply, Stack, Webhook, eventually, eventually_ok};
 use wire::DeliveryJob;
 use wire::names::{ERROR_CODE_HEADER, ERROR_HEADER, SOURCE_QUEUE_HEADER};
 
-use crate::support::{by_event_id, settled};
+use crate::support::{by_event_id, settled, take_and_drop};
 
 /// Three on the queue, four in isolation.
 const MOST_DEATHS: usize = 11;
@@ -25,19 +25,6 @@ async fn rejected(stack: &Stack) -> Vec<Received> {
     let messages = pulled.messages().cloned().collect();
     pulled.close().await.expect("messages are given back");
     messages
-}
-
-/// Takes all messages of a queue and drops them, as a process that ends does, so many times.
-async fn take_and_drop(stack: &Stack, queue: &str, count: usize, times: u64) {
-    for time in 0..times {
-        let config = ConsumerConfig { prefetch: 1000, tag: "test".to_owned() };
-        let mut consumer = stack.broker().consumer(queue, config);
-        for _ in 0..count {
-            let taken = tokio::time::timeout(DEADLINE, consumer.next()).await;
-            let delivery = taken.expect("a message comes").expect("the broker is open");
-            assert!(delivery.received.delivery_count >= time, "the broker counts");
-        }
-    }
 }
 
 /// Waits until every event is delivered, and nothing is set aside.

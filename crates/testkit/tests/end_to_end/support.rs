@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use broker::Confirmed;
+use broker::{Confirmed, ConsumerConfig};
 use ring::hmac;
 use serde_json::Value;
 use testkit::{DEADLINE, Request, Stack, Webhook, eventually_ok};
@@ -68,6 +68,19 @@ pub(crate) async fn lose_all(stack: &Stack, queue: &str, count: usize) {
         }
         pulled.close().await.expect("the channel closes");
         lost += there;
+    }
+}
+
+/// Takes all messages of a queue and drops them, as a process that ends does, so many times.
+pub(crate) async fn take_and_drop(stack: &Stack, queue: &str, count: usize, times: u64) {
+    for time in 0..times {
+        let config = ConsumerConfig { prefetch: 1000, tag: "test".to_owned() };
+        let mut consumer = stack.broker().consumer(queue, config);
+        for _ in 0..count {
+            let taken = tokio::time::timeout(DEADLINE, consumer.next()).await;
+            let delivery = taken.expect("a message comes").expect("the broker is open");
+            assert!(delivery.received.delivery_count >= time, "the broker counts");
+        }
     }
 }
 

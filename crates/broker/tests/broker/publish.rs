@@ -3,8 +3,9 @@ use std::time::Duration;
 
 use broker::{Message, PublishError, PublisherConfig, Queue, Topology};
 use futures_util::future::join_all;
-use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
 use testkit::eventually_ok;
 
 use crate::proxy::Proxy;
@@ -47,6 +48,32 @@ async fn large_and_empty_payloads_arrive_whole() {
         let _proof = publisher.publish_all(messages).await.unwrap();
         let taken: Vec<_> = bench.drain("work").await.iter().map(|message| message.data.len()).collect();
         assert_eq!(taken, sizes);
+    })
+    .await;
+}
+
+/// What a service may be given at once bounds its memory, and only the broker can refuse it before it is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_larger_than_a_service_has_memory_for_is_refused_by_the_broker() {
+    with_bench(async |bench| {
+        const LARGEST: usize = 4 * 1024 * 1024;
+        let _broker = connect(Topology::default().queue(Queue::work(bench.name("work")))).await;
+        let url = testkit::servers::amqp_url();
+        let outsider = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+        let publish = async |bytes: usize| {
+            let channel = outsider.create_channel().await.unwrap();
+            channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+            let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+            let body = vec![b'x'; bytes];
+            let sent = channel
+                .basic_publish("".into(), bench.name("work").into(), options, &body, properties)
+                .await
+                .unwrap();
+            sent.await.is_ok_and(|confirm| matches!(confirm, Confirmation::Ack(None)))
+        };
+        assert!(publish(LARGEST).await);
+        assert!(!publish(LARGEST + 1).await, "`max_message_size` is not set");
+        assert_eq!(bench.drain("work").await.len(), 1);
     })
     .await;
 }

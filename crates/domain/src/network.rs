@@ -1,60 +1,32 @@
-//! Where requests may not go: the special-purpose addresses of the IANA registries.
+//! Where requests may not go.
 //!
-//! A webhook's URL is chosen by strangers. Whatever address it leads to, a request leaves only to one that is
-//! globally reachable.
+//! A webhook's URL is chosen by strangers. Whatever name or spelling leads there, a request leaves only to an address
+//! that anybody could reach from anywhere. What can be told from the URL is told when it is given; the address itself
+//! is checked whenever it is connected to.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+mod host;
+mod special;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Blocked IPv4 ranges: the IANA IPv4 Special-Purpose Address Registry, multicast and the reserved class E.
-const BLOCKED_V4: [(Ipv4Net, &str); 16] = [
-    (v4([0, 0, 0, 0], 8), "this network"),
-    (v4([10, 0, 0, 0], 8), "private use"),
-    (v4([100, 64, 0, 0], 10), "shared address space"),
-    (v4([127, 0, 0, 0], 8), "loopback"),
-    (v4([169, 254, 0, 0], 16), "link local"),
-    (v4([172, 16, 0, 0], 12), "private use"),
-    (v4([192, 0, 0, 0], 24), "IETF protocol assignments"),
-    (v4([192, 0, 2, 0], 24), "documentation"),
-    (v4([192, 88, 99, 0], 24), "6to4 relay anycast"),
-    (v4([192, 168, 0, 0], 16), "private use"),
-    (v4([198, 18, 0, 0], 15), "benchmarking"),
-    (v4([198, 51, 100, 0], 24), "documentation"),
-    (v4([203, 0, 113, 0], 24), "documentation"),
-    (v4([224, 0, 0, 0], 4), "multicast"),
-    (v4([240, 0, 0, 0], 4), "reserved"),
-    (v4([255, 255, 255, 255], 32), "limited broadcast"),
+pub use host::{Host, HostError};
+
+/// Ports that no web server has, and that a request could do harm at: the Fetch Standard's *bad ports*, which browsers
+/// do not connect to either. They speak other protocols, some of which take what is sent to them as lines of commands
+/// (SMTP, IRC).
+const BAD_PORTS: [u16; 83] = [
+    0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104,
+    109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526,
+    530, 531, 532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045,
+    4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10_080,
 ];
 
-/// Blocked IPv6 ranges. Only `2000::/3` is global unicast; what is special within it is listed, and everything
-/// outside it is refused whole. Forms that embed an IPv4 address are refused whole too: no receiver needs them.
-const BLOCKED_V6: [(Ipv6Net, &str); 10] = [
-    (v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96), "IPv4/IPv6 translation (NAT64)"),
-    (v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48), "IPv4/IPv6 translation (NAT64)"),
-    (v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23), "IETF protocol assignments (Teredo, ORCHID, benchmarking)"),
-    (v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32), "documentation"),
-    (v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16), "6to4"),
-    (v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20), "documentation"),
-    (v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7), "unique local"),
-    (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), "link local"),
-    (v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10), "site local"),
-    (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), "multicast"),
-];
-
-/// All global unicast IPv6 addresses there are.
-const GLOBAL_V6: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
-
-const fn v4(octets: [u8; 4], prefix: u8) -> Ipv4Net {
-    let [a, b, c, d] = octets;
-    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
-}
-
-#[expect(clippy::many_single_char_names, reason = "the eight segments, in order")]
-const fn v6(segments: [u16; 8], prefix: u8) -> Ipv6Net {
-    let [a, b, c, d, e, f, g, h] = segments;
-    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix)
-}
+/// All IPv4 addresses, as IPv6 spells them (RFC 4291 §2.5.5.2).
+const MAPPED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96);
 
 /// An address that requests may not go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -66,154 +38,78 @@ pub struct BlockedAddress {
     pub range: &'static str,
 }
 
+/// A port that requests may not go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("port {0} is not for web servers")]
+pub struct BlockedPort(pub u16);
+
 /// Which addresses requests may go to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AddressPolicy {
     allowed: Vec<IpNet>,
+    refused: Vec<IpNet>,
 }
 
 impl AddressPolicy {
     /// Public addresses, and the excepted networks.
+    ///
+    /// An exception opens its network and nothing else: not the other forms that an address within it could be
+    /// tunnelled by. One that covers such forms (NAT64's `64:ff9b::/96`) opens those whose IPv4 address is open
+    /// too. An exception of everything (`0.0.0.0/0`) is one: it opens every IPv4 address.
     pub fn with_exceptions(allowed: Vec<IpNet>) -> Self {
-        Self { allowed }
+        Self { allowed: allowed.into_iter().map(canonical).collect(), refused: Vec::new() }
+    }
+
+    /// The same without these networks, whether public or excepted.
+    #[must_use]
+    pub fn without(self, refused: Vec<IpNet>) -> Self {
+        Self { refused: refused.into_iter().map(canonical).collect(), ..self }
     }
 
     /// Whether requests may go to an address.
     pub fn check(&self, address: IpAddr) -> Result<(), BlockedAddress> {
+        // To the kernel `::ffff:a.b.c.d` is `a.b.c.d`.
         let canonical = address.to_canonical();
-        if self.allowed.iter().any(|network| network.contains(&address) || network.contains(&canonical)) {
+        if self.refused.iter().any(|network| network.contains(&canonical)) {
+            return Err(BlockedAddress { address, range: "closed by the configuration" });
+        }
+        if self.is_excepted(canonical) {
             return Ok(());
         }
-        blocked(address).map_or(Ok(()), |range| Err(BlockedAddress { address, range }))
+        special::purpose(canonical).map_or(Ok(()), |range| Err(BlockedAddress { address, range }))
+    }
+
+    /// Whether requests to an allowed address may go to a port of it. In excepted networks they may go to every port.
+    fn check_port(&self, address: IpAddr, port: u16) -> Result<(), BlockedPort> {
+        if is_bad(port) && !self.is_excepted(address.to_canonical()) {
+            return Err(BlockedPort(port));
+        }
+        Ok(())
+    }
+
+    fn is_excepted(&self, address: IpAddr) -> bool {
+        let inner = match address {
+            IpAddr::V4(_) => Vec::new(),
+            IpAddr::V6(address) => special::embedded(address),
+        };
+        self.allowed.iter().any(|network| network.contains(&address))
+            && inner.into_iter().all(|inner| self.check(IpAddr::V4(inner)).is_ok())
     }
 }
 
-/// What the address's range is for, if it is a special one.
-fn blocked(address: IpAddr) -> Option<&'static str> {
-    match address {
-        IpAddr::V4(address) => blocked_v4(address),
-        IpAddr::V6(address) => match address.to_ipv4_mapped() {
-            Some(mapped) => blocked_v4(mapped),
-            None => blocked_v6(address),
-        },
-    }
+/// Whether a port is one that no web server has.
+fn is_bad(port: u16) -> bool {
+    BAD_PORTS.binary_search(&port).is_ok()
 }
 
-fn blocked_v4(address: Ipv4Addr) -> Option<&'static str> {
-    BLOCKED_V4.iter().find(|(range, _)| range.contains(&address)).map(|(_, name)| *name)
-}
-
-fn blocked_v6(address: Ipv6Addr) -> Option<&'static str> {
-    let listed = BLOCKED_V6.iter().find(|(range, _)| range.contains(&address)).map(|(_, name)| *name);
-    match listed {
-        None if address.is_loopback() => Some("loopback"),
-        None if address.is_unspecified() => Some("unspecified"),
-        None if !GLOBAL_V6.contains(&address) => Some("not global unicast"),
-        listed => listed,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn check(address: &str) -> Result<(), BlockedAddress> {
-        AddressPolicy::default().check(address.parse().unwrap())
-    }
-
-    #[test]
-    fn first_and_last_address_of_every_special_range_are_blocked() {
-        for (first, last) in [
-            ("0.0.0.0", "0.255.255.255"),
-            ("10.0.0.0", "10.255.255.255"),
-            ("100.64.0.0", "100.127.255.255"),
-            ("127.0.0.0", "127.255.255.255"),
-            ("169.254.0.0", "169.254.255.255"),
-            ("172.16.0.0", "172.31.255.255"),
-            ("192.0.0.0", "192.0.0.255"),
-            ("192.0.2.0", "192.0.2.255"),
-            ("192.168.0.0", "192.168.255.255"),
-            ("198.18.0.0", "198.19.255.255"),
-            ("198.51.100.0", "198.51.100.255"),
-            ("203.0.113.0", "203.0.113.255"),
-            ("224.0.0.0", "255.255.255.255"),
-            ("::", "::1"),
-            ("::7f00:1", "::ffff"),
-            ("64:ff9b::", "64:ff9b::ffff:ffff"),
-            ("64:ff9b:1::", "64:ff9b:1:ffff:ffff:ffff:ffff:ffff"),
-            ("100::", "100::ffff:ffff:ffff:ffff"),
-            ("2001::", "2001:1ff:ffff:ffff:ffff:ffff:ffff:ffff"),
-            ("2001:db8::", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"),
-            ("2002::", "2002:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
-            ("3fff::", "3fff:fff:ffff:ffff:ffff:ffff:ffff:ffff"),
-            ("5f00::", "5f00:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
-            ("fc00::", "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
-            ("fe80::", "febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
-            ("fec0::", "feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
-            ("ff00::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
-        ] {
-            assert!(check(first).is_err(), "{first}");
-            assert!(check(last).is_err(), "{last}");
-        }
-    }
-
-    #[test]
-    fn public_addresses_next_to_special_ranges_are_not_blocked() {
-        for address in [
-            "1.1.1.1",
-            "9.255.255.255",
-            "11.0.0.0",
-            "100.63.255.255",
-            "100.128.0.0",
-            "126.255.255.255",
-            "128.0.0.0",
-            "169.253.255.255",
-            "172.15.255.255",
-            "172.32.0.0",
-            "192.0.1.0",
-            "198.17.255.255",
-            "198.20.0.0",
-            "223.255.255.255",
-            "2001:200::1",
-            "2606:4700::1111",
-            "2a00:1450::1",
-            "2003::1",
-            "::ffff:8.8.8.8",
-        ] {
-            assert_eq!(check(address), Ok(()), "{address}");
-        }
-    }
-
-    #[test]
-    fn an_exception_opens_its_network_only() {
-        let policy = AddressPolicy::with_exceptions(vec!["127.0.0.0/8".parse().unwrap()]);
-        for open in ["127.0.0.1", "::ffff:127.0.0.1"] {
-            assert_eq!(policy.check(open.parse().unwrap()), Ok(()), "{open}");
-        }
-        for closed in ["::1", "10.0.0.1", "169.254.169.254"] {
-            assert!(policy.check(closed.parse().unwrap()).is_err(), "{closed}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_blocked_ipv4_address_is_blocked_in_every_ipv6_form(bits: u32) {
-            let address = Ipv4Addr::from(bits);
-            let [a, b, c, d] = address.octets().map(u16::from);
-            let (high, low) = (a << 8 | b, c << 8 | d);
-            let mapped = IpAddr::V6(address.to_ipv6_mapped());
-            let policy = AddressPolicy::default();
-            prop_assert_eq!(policy.check(mapped).is_err(), policy.check(IpAddr::V4(address)).is_err());
-            for embedded in [
-                Ipv6Addr::new(0, 0, 0, 0, 0, 0, high, low),
-                Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),
-                Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1),
-                Ipv6Addr::new(0x2001, 0, high, low, 0, 0, !high, !low),
-            ] {
-                prop_assert!(policy.check(IpAddr::V6(embedded)).is_err(), "{}", embedded);
-            }
-        }
+/// A network of IPv4-mapped addresses is one of IPv4 addresses.
+fn canonical(network: IpNet) -> IpNet {
+    match network {
+        IpNet::V6(mapped) if MAPPED.contains(&mapped) => mapped
+            .addr()
+            .to_ipv4_mapped()
+            .and_then(|address| Ipv4Net::new(address, mapped.prefix_len() - MAPPED.prefix_len()).ok())
+            .map_or(network, IpNet::V4),
+        other => other,
     }
 }

@@ -32,6 +32,17 @@ pub(crate) enum Reason {
         event: &'static str,
     },
     WebhookInactive,
+    TooManyRequests,
+    TooManyTestEvents,
+    TooManyIdempotencyKeys {
+        limit: u32,
+    },
+    TargetTooLong {
+        limit: usize,
+    },
+    TooManyHeaderFields {
+        limit: usize,
+    },
     Unavailable,
     Internal,
     /// An error of the HTTP layer that has no words of its own.
@@ -45,10 +56,12 @@ pub(crate) enum Reason {
     TokenSignature,
     TokenExpired,
     TokenWithoutExpiry,
+    TokenLifetime,
     TokenNotYetValid,
     TokenIssuer,
     TokenAudience,
     TokenSubject,
+    TokenKeysUnavailable,
 
     // Fields.
     Required,
@@ -113,6 +126,11 @@ impl Reason {
             Self::IdempotencyKeyReused => "idempotency_key_reused",
             Self::NotSubscribed { .. } => "event_not_subscribed",
             Self::WebhookInactive => "webhook_inactive",
+            Self::TooManyRequests => "rate_limited",
+            Self::TooManyTestEvents => "too_many_test_events",
+            Self::TooManyIdempotencyKeys { .. } => "too_many_idempotency_keys",
+            Self::TargetTooLong { .. } => "uri_too_long",
+            Self::TooManyHeaderFields { .. } => "too_many_header_fields",
             Self::Unavailable => "service_unavailable",
             Self::Internal => "internal_error",
             Self::Refused => "request_refused",
@@ -123,10 +141,12 @@ impl Reason {
             Self::TokenSignature => "token_signature_invalid",
             Self::TokenExpired => "token_expired",
             Self::TokenWithoutExpiry => "token_without_expiry",
+            Self::TokenLifetime => "token_lifetime_too_long",
             Self::TokenNotYetValid => "token_not_yet_valid",
             Self::TokenIssuer => "token_issuer_invalid",
             Self::TokenAudience => "token_audience_invalid",
             Self::TokenSubject => "token_subject_invalid",
+            Self::TokenKeysUnavailable => "token_keys_unavailable",
             Self::Required => "required",
             Self::UnknownField => "unknown_field",
             Self::WrongType { .. } => "wrong_type",
@@ -180,6 +200,19 @@ impl Reason {
                 return format!("This webhook does not subscribe to {event}; add it to `events` first.");
             }
             Self::WebhookInactive => "This webhook is inactive; set `active` to true first.",
+            Self::TooManyRequests => "Too many requests; the Retry-After header tells when to send the next.",
+            Self::TooManyTestEvents => {
+                "Too many test events within a minute; the Retry-After header tells when to send the next."
+            }
+            Self::TooManyIdempotencyKeys { limit } => {
+                return format!("You have used {limit} Idempotency-Keys within 24 hours, the most one user may use.");
+            }
+            Self::TargetTooLong { limit } => {
+                return format!("Path and query together must have at most {limit} bytes.");
+            }
+            Self::TooManyHeaderFields { limit } => {
+                return format!("The request must have at most {limit} header fields.");
+            }
             Self::Unavailable => "The service is not available for the moment; please try again.",
             Self::Internal => "Something went wrong on our side; it has been recorded.",
             Self::Refused => "The request was refused.",
@@ -190,10 +223,12 @@ impl Reason {
             Self::TokenSignature => "The token's signature is not valid.",
             Self::TokenExpired => "The token has expired.",
             Self::TokenWithoutExpiry => "The token has no expiry (exp).",
+            Self::TokenLifetime => "The token is valid for too long (exp).",
             Self::TokenNotYetValid => "The token is not valid yet (nbf).",
             Self::TokenIssuer => "The token's issuer (iss) is not accepted.",
             Self::TokenAudience => "The token is not meant for this service (aud).",
             Self::TokenSubject => "The token does not name a user (sub).",
+            Self::TokenKeysUnavailable => "The token cannot be checked for the moment; please try again.",
             Self::Required => "This field is required.",
             Self::UnknownField => "This field does not exist.",
             Self::WrongType { expected } => return format!("This must be {}.", expected.texts().0),
@@ -250,6 +285,23 @@ impl Reason {
                 return format!("Ce webhook n'est pas abonné à {event} ; ajoutez-le d'abord à `events`.");
             }
             Self::WebhookInactive => "Ce webhook est inactif ; mettez d'abord `active` à true.",
+            Self::TooManyRequests => {
+                "Trop de requêtes ; l'en-tête Retry-After indique quand envoyer la suivante."
+            }
+            Self::TooManyTestEvents => {
+                "Trop d'événements de test en une minute ; l'en-tête Retry-After indique quand envoyer le suivant."
+            }
+            Self::TooManyIdempotencyKeys { limit } => {
+                return format!(
+                    "Vous avez utilisé {limit} Idempotency-Key en 24 heures, le maximum par utilisateur."
+                );
+            }
+            Self::TargetTooLong { limit } => {
+                return format!("Le chemin et la requête doivent compter ensemble au plus {limit} octets.");
+            }
+            Self::TooManyHeaderFields { limit } => {
+                return format!("La requête doit compter au plus {limit} champs d'en-tête.");
+            }
             Self::Unavailable => "Le service est momentanément indisponible ; veuillez réessayer.",
             Self::Internal => "Une erreur s'est produite de notre côté ; elle a été enregistrée.",
             Self::Refused => "La requête a été refusée.",
@@ -260,10 +312,14 @@ impl Reason {
             Self::TokenSignature => "La signature du jeton n'est pas valide.",
             Self::TokenExpired => "Le jeton a expiré.",
             Self::TokenWithoutExpiry => "Le jeton n'a pas d'expiration (exp).",
+            Self::TokenLifetime => "Le jeton est valable trop longtemps (exp).",
             Self::TokenNotYetValid => "Le jeton n'est pas encore valable (nbf).",
             Self::TokenIssuer => "L'émetteur du jeton (iss) n'est pas accepté.",
             Self::TokenAudience => "Le jeton n'est pas destiné à ce service (aud).",
             Self::TokenSubject => "Le jeton ne désigne pas d'utilisateur (sub).",
+            Self::TokenKeysUnavailable => {
+                "Le jeton ne peut pas être vérifié pour le moment ; veuillez réessayer."
+            }
             Self::Required => "Ce champ est obligatoire.",
             Self::UnknownField => "Ce champ n'existe pas.",
             Self::WrongType { expected } => return format!("La valeur doit être {}.", expected.texts().1),
@@ -302,7 +358,10 @@ fn url_in_french(error: &UrlError) -> String {
         UrlError::Scheme => "L'URL doit commencer par https://.",
         UrlError::UserInfo => "L'URL ne doit contenir ni nom d'utilisateur ni mot de passe.",
         UrlError::Fragment => "L'URL ne doit pas contenir de fragment (#…).",
-        UrlError::BlockedAddress(_) | UrlError::InternalName(_) => "L'URL doit mener à une adresse publique.",
+        UrlError::BlockedAddress(_) | UrlError::NotPublic(_) => "L'URL doit mener à une adresse publique.",
+        UrlError::BlockedPort(blocked) => {
+            return format!("L'URL doit mener à un serveur web : le port {} n'en est pas un.", blocked.0);
+        }
     };
     text.to_owned()
 }
@@ -317,6 +376,9 @@ pub(crate) fn title(status: StatusCode, language: Language) -> &'static str {
         StatusCode::REQUEST_TIMEOUT => "Délai dépassé",
         StatusCode::CONFLICT => "Conflit",
         StatusCode::PAYLOAD_TOO_LARGE => "Corps trop grand",
+        StatusCode::URI_TOO_LONG => "Adresse trop longue",
+        StatusCode::TOO_MANY_REQUESTS => "Trop de requêtes",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "En-têtes trop grands",
         StatusCode::UNSUPPORTED_MEDIA_TYPE => "Type de contenu non accepté",
         StatusCode::UNPROCESSABLE_ENTITY => "Requête non valide",
         StatusCode::SERVICE_UNAVAILABLE => "Service indisponible",

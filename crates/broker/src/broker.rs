@@ -54,7 +54,12 @@ pub fn check_url(url: &str) -> Result<(), BrokerError> {
 }
 
 fn parse_url(url: &str) -> Result<AMQPUri, BrokerError> {
-    url.parse().map_err(|reason| BrokerError::Url { reason })
+    // Not in the parser's words: they may hold the URL, and with it the password.
+    url.parse().map_err(|_| {
+        let is_amqp = url.starts_with("amqp://") || url.starts_with("amqps://");
+        let reason = if is_amqp { "its parts cannot be read" } else { "it starts with another scheme" };
+        BrokerError::Url { reason: reason.to_owned() }
+    })
 }
 
 /// Whether the broker can be used now.

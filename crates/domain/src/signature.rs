@@ -3,6 +3,7 @@
 //! `X-Lok-Signature` is the guide's scheme; `webhook-signature` is Standard Webhooks 1.0. One secret serves
 //! both (contract, *The delivered request*).
 
+use std::borrow::Cow;
 use std::fmt;
 
 use base64::Engine as _;
@@ -20,8 +21,11 @@ const PREFIX: &str = "whsec_";
 /// Random bytes in a secret.
 const SECRET_BYTES: usize = 32;
 
+/// Characters of their base64.
+const ENCODED_BYTES: usize = 44;
+
 /// A webhook's secret: `whsec_` and the standard base64 of 32 random bytes. Wiped from memory when
-/// dropped; `Debug` never shows it.
+/// dropped; `Debug` never shows it, and it is neither `Display` nor `Serialize`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct WebhookSecret(Zeroizing<String>);
 
@@ -35,9 +39,12 @@ impl WebhookSecret {
     pub fn generate(random: &SystemRandom) -> Result<Self, NoRandomness> {
         let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
         random.fill(&mut *bytes).map_err(|_| NoRandomness)?;
-        let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + 44));
+        // Into a buffer of ours: what encodes into a growing `String` leaves copies behind.
+        let mut encoded = Zeroizing::new([0; ENCODED_BYTES]);
+        let length = STANDARD.encode_slice(*bytes, &mut *encoded).map_err(|_| NoRandomness)?;
+        let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + ENCODED_BYTES));
         text.push_str(PREFIX);
-        STANDARD.encode_string(*bytes, &mut text);
+        text.extend(encoded[..length].iter().map(|byte| char::from(*byte)));
         Ok(Self(text))
     }
 
@@ -132,6 +139,52 @@ impl Signer {
     }
 }
 
+/// What stands for a secret in a text that is kept.
+const REDACTED: &str = "whsec_[redacted]";
+
+/// Fewer characters after `whsec_` tell too little of a secret to matter, and are likely to be no secret.
+const TELLING: usize = 8;
+
+/// The text without the webhook secrets in it: whoever receives them may send them back, and what is kept of an answer
+/// must not undo their encryption at rest. Secrets are known by their form, whole or cut off, as they are or as JSON
+/// (`\/`, `\u002f`) and URLs (`%2F`) write them; JSON stays JSON.
+pub fn redact_secrets(text: &str) -> Cow<'_, str> {
+    let mut redacted = String::new();
+    let mut rest = text;
+    while let Some(found) = rest.find(PREFIX) {
+        let (before, after) = rest.split_at(found + PREFIX.len());
+        let length = encoded_length(after);
+        redacted.push_str(before);
+        if length >= TELLING {
+            redacted.truncate(redacted.len() - PREFIX.len());
+            redacted.push_str(REDACTED);
+            rest = &after[length..];
+        } else {
+            rest = after;
+        }
+    }
+    if redacted.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    redacted.push_str(rest);
+    Cow::Owned(redacted)
+}
+
+/// How many bytes at the start of a text may be base64, escaped or not.
+fn encoded_length(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let mut length = 0;
+    loop {
+        length += match &bytes[length..] {
+            [b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' | b'=' | b'-' | b'_', ..] => 1,
+            [b'\\', b'/', ..] => 2,
+            [b'\\', b'u', b'0', b'0', b'2' | b'3', digit, ..] if digit.is_ascii_hexdigit() => 6,
+            [b'%', b'2' | b'3', digit, ..] if digit.is_ascii_hexdigit() => 3,
+            _ => return length,
+        };
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
@@ -173,6 +226,62 @@ mod tests {
         let secret = WebhookSecret::parse(SECRET).unwrap();
         let shown = format!("{secret:?} {:?}", Signer::new(&secret, None));
         assert_eq!(shown, "WebhookSecret([redacted]) Signer([redacted])");
+    }
+
+    /// Were `WebhookSecret` one of them, the compiler would not know which `is_not` is meant.
+    #[test]
+    fn a_secret_cannot_be_serialised_or_displayed_by_accident() {
+        trait IsNot<Which> {
+            fn is_not() {}
+        }
+        impl<T> IsNot<()> for T {}
+        impl<T: serde::Serialize> IsNot<u8> for T {}
+        impl<T: fmt::Display> IsNot<u16> for T {}
+        <WebhookSecret as IsNot<_>>::is_not();
+        <Signer as IsNot<_>>::is_not();
+    }
+
+    #[test]
+    fn secrets_that_come_back_are_redacted_however_they_are_written() {
+        let secret = "whsec_AAEC/wQF+gcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+        for (text, kept) in [
+            (secret.to_owned(), "whsec_[redacted]"),
+            (format!("got {secret}, thanks"), "got whsec_[redacted], thanks"),
+            (format!("{{\"a\":\"{secret}\",\"b\":1}}"), "{\"a\":\"whsec_[redacted]\",\"b\":1}"),
+            // PHP, and others.
+            (secret.replace('/', "\\/"), "whsec_[redacted]"),
+            (secret.replace('/', "\\u002F").replace('=', "\\u003d"), "whsec_[redacted]"),
+            (secret.replace('/', "%2F").replace('+', "%2B").replace('=', "%3D"), "whsec_[redacted]"),
+            // JSON in JSON.
+            (format!("\"{{\\\"a\\\":\\\"{secret}\\\"}}\""), "\"{\\\"a\\\":\\\"whsec_[redacted]\\\"}\""),
+            // Cut off where a response is.
+            (secret[..30].to_owned(), "whsec_[redacted]"),
+            (format!("{secret}{secret} {secret}"), "whsec_[redacted] whsec_[redacted]"),
+            (format!("whsec_whsec_ {secret}"), "whsec_whsec_ whsec_[redacted]"),
+        ] {
+            assert_eq!(redact_secrets(&text), kept, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_secret_survives_redaction_and_what_is_redacted_stays_so(
+            before in "\\PC{0,12}",
+            after in "[^A-Za-z0-9+/=\\\\%_-]{0,12}",
+        ) {
+            let text = format!("{before}{SECRET}{after}");
+            let redacted = redact_secrets(&text).into_owned();
+            proptest::prop_assert!(!redacted.contains(&SECRET[PREFIX.len()..]), "{}", redacted);
+            proptest::prop_assert!(redacted.ends_with(&format!("[redacted]{after}")), "{}", redacted);
+            proptest::prop_assert_eq!(redact_secrets(&redacted), redacted.as_str());
+        }
+    }
+
+    #[test]
+    fn a_text_without_a_secret_stays_as_it_is() {
+        for text in ["", "OK", "{\"secret\":\"whsec_…\"}", "whsec_", "whsec_short", "a whsec_ é"] {
+            assert_eq!(redact_secrets(text), text);
+        }
     }
 
     // Expected values: Python's `hmac` and the public `standardwebhooks` library.

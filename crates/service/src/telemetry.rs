@@ -4,15 +4,26 @@ use std::fmt::Write as _;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::time::ChronoUtc;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::settings::LogFormat;
 
-/// The default filter. lapin logs whole returned messages, bodies included: its state is told by `broker`.
-const DEFAULT_FILTER: &str = "info,lapin=off,actix_server=warn,actix_web=warn";
+/// The default filter.
+const DEFAULT_FILTER: &str = "info,actix_server=warn,actix_web=warn";
 
-/// What may never log more, whatever is asked for: these log bodies, statements with their parameters, and headers.
-const QUIET: &str = "lapin=off,tokio_postgres=info,h2=info,hyper=info,hyper_util=info";
+/// What may never log more, whatever is asked for: these log passwords, bodies, statements with their parameters, and
+/// headers. lapin logs whole returned messages as errors: its state is told by `broker`.
+const QUIET: [(&str, LevelFilter); 6] = [
+    ("lapin", LevelFilter::OFF),
+    ("amq_protocol", LevelFilter::INFO),
+    ("tokio_postgres", LevelFilter::INFO),
+    ("h2", LevelFilter::INFO),
+    ("hyper", LevelFilter::INFO),
+    ("hyper_util", LevelFilter::INFO),
+];
 
 /// Telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -29,16 +40,25 @@ pub enum TelemetryError {
 pub fn init_logs(format: LogFormat, filter: Option<&str>) -> Result<(), TelemetryError> {
     let filter = match filter.filter(|filter| !filter.is_empty()) {
         None => EnvFilter::new(DEFAULT_FILTER),
-        Some(filter) => EnvFilter::try_new(format!("{filter},{QUIET}"))
-            .map_err(|error| TelemetryError::Filter(error.to_string()))?,
+        Some(filter) => {
+            EnvFilter::try_new(filter).map_err(|error| TelemetryError::Filter(error.to_string()))?
+        }
     };
+    // Beside the filter, not in it: there a more specific target (`lapin::channel=trace`) would win. The default says that
+    // nobody asks for more than the filter does.
+    let most = filter.max_level_hint().unwrap_or(LevelFilter::TRACE);
+    let quiet = Targets::new().with_default(most).with_targets(QUIET);
     let time = ChronoUtc::new("%Y-%m-%dT%H:%M:%S%.3fZ".to_owned());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_timer(time);
     match format {
         LogFormat::Json => {
-            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+            let builder = builder.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            builder.finish().with(quiet).init();
         }
-        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stdout())).init(),
+        LogFormat::Text => {
+            let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+            builder.with_ansi(is_terminal).finish().with(quiet).init();
+        }
     }
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string);

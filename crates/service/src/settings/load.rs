@@ -44,7 +44,7 @@ pub fn load(environment: &BTreeMap<String, String>, required: &[&str]) -> Result
         let unusable = |reason: String| ConfigError::File { path: path.clone(), reason };
         let text = std::fs::read_to_string(Path::new(path)).map_err(|error| unusable(error.to_string()))?;
         // Parsed on its own first: its errors tell the line.
-        text.parse::<toml::Table>().map_err(|error| unusable(error.to_string()))?;
+        text.parse::<toml::Table>().map_err(|error| unusable(not_toml(&text, &error)))?;
         builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
     }
     let ours: config::Map<String, String> = environment
@@ -66,6 +66,14 @@ pub fn load(environment: &BTreeMap<String, String>, required: &[&str]) -> Result
     }
     let missing = missing(&settings, required);
     if missing.is_empty() { Ok(settings) } else { Err(ConfigError::Missing(missing)) }
+}
+
+/// Where a file is not TOML, and why; not what stands there, as the error itself would say: it may be a password.
+fn not_toml(text: &str, error: &toml::de::Error) -> String {
+    match error.span().and_then(|span| text.get(..span.start)) {
+        Some(before) => format!("line {}: {}", before.matches('\n').count() + 1, error.message()),
+        None => error.message().to_owned(),
+    }
 }
 
 /// Names the key as the user wrote it and, for an unknown one, the nearest that exists.
@@ -332,6 +340,33 @@ mod tests {
         assert!(error(&[("LOK_CONFIG", "/does/not/exist.toml")]).contains("/does/not/exist.toml"));
         let file = TempFile::new("broken", "[amqp\n");
         assert!(error(&[("LOK_CONFIG", file.path())]).contains("line 1"));
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_file_is_told_with_its_line_and_without_what_stands_there() {
+        for (name, text, line) in [
+            ("unterminated", "[database]\nurl = \"postgres://u:hunter2@h/d\n", "line 2: "),
+            ("unquoted", "[ingest]\n\ntoken = hunter2\n", "line 3: "),
+            ("twice", "[ingest]\ntoken = \"hunter2\"\ntoken = \"hunter2\"\n", "line 3: "),
+            ("escape", "[auth]\nhs256_secret = \"\\hunter2\"\n", "line 2: "),
+        ] {
+            let file = TempFile::new(name, text);
+            let message = error(&[("LOK_CONFIG", file.path())]);
+            assert!(message.contains(line) && !message.contains("unter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_secret_of_the_wrong_kind_is_told_without_it() {
+        for (name, text) in [
+            ("list", "[ingest]\ntoken = [\"hunter2\"]\n"),
+            ("table", "[secrets]\nkeys = { k1 = \"hunter2\" }\n"),
+            ("below", "[amqp]\nurl = { password = \"hunter2\" }\n"),
+        ] {
+            let file = TempFile::new(&format!("secret-{name}"), text);
+            let message = error(&[("LOK_CONFIG", file.path())]);
+            assert!(message.contains("(in the file)") && !message.contains("hunter2"), "{message}");
+        }
     }
 
     #[test]

@@ -70,10 +70,11 @@ pub fn store(settings: &Settings, name: &str) -> Result<Store, ConfigureError> {
     Ok(Store::new(config, keys)?)
 }
 
-/// The broker, under the service's name. Starts connecting and declares the [`topology`] after every connect;
-/// needs a runtime.
+/// The broker, under the service's name. Starts connecting and declares the [`topology`] after every connect, unless
+/// `amqp.declare` leaves that to others; needs a runtime.
 pub fn broker(settings: &Settings, name: &str) -> Result<Broker, ConfigureError> {
-    broker_with(settings, name, topology(settings))
+    let topology = if settings.amqp.declare { topology(settings) } else { Topology::default() };
+    broker_with(settings, name, topology)
 }
 
 /// The broker for a program that only looks: nothing is declared.
@@ -124,5 +125,40 @@ mod tests {
         settings.secrets.keys = Some(Secret::new("k1:hunter2"));
         assert!(error(&settings).starts_with("secrets.keys: "), "{}", error(&settings));
         assert!(!error(&settings).contains("hunter2"), "{}", error(&settings));
+    }
+
+    #[test]
+    fn urls_that_cannot_be_read_are_told_without_their_password() {
+        let url = |text: String| Some(Secret::new(text));
+        let mut settings = Settings::default();
+        settings.amqp.url = url("amqp://localhost".to_owned());
+        for rest in
+            ["u:hunter2@h:port/d", "u:hunter2@[::1/d", "u:hunter2@h/d?sslmode=hunter2", "u:hun%ter2@h/d"]
+        {
+            for scheme in ["postgres://", "", "postgres:", "https://", "postgres//", "url=postgres://"] {
+                settings.database.url = url(format!("{scheme}{rest}"));
+                // What can be read is no error here, whatever it leads to.
+                if let Err(error) = check(&settings) {
+                    let shown = format!("{error} {error:?}");
+                    assert!(shown.contains("database.url") && !shown.contains("ter2"), "{shown}");
+                }
+            }
+        }
+        settings.database.url = url("postgres://localhost/x".to_owned());
+        for rest in ["u:hunter2@h:port/d", "u:hunter2@[::1/d", "u:hunter2@h/%2f?auth_mechanism=hunter2"] {
+            for scheme in ["amqp://", "", "amqp:", "hunter2://", "amqp//", "url=amqp://"] {
+                settings.amqp.url = url(format!("{scheme}{rest}"));
+                if let Err(error) = check(&settings) {
+                    let shown = format!("{error} {error:?}");
+                    assert!(shown.contains("amqp") && !shown.contains("ter2"), "{shown}");
+                }
+            }
+        }
+        settings.amqp.url = url("lokroom:hunter2@broker:5672/%2f".to_owned());
+        let error = check(&settings).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "amqp: not a URL such as amqp://user:password@host:port/vhost: it starts with another scheme"
+        );
     }
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use domain::Timestamp;
 use domain::protocol::{DELETED, DISABLED, Decision, Fence, Taken, Ticket, decide};
 use domain::retry::{AttemptNumber, NextStep, Schedule, Verdict, next_step};
+use domain::signature::redact_secrets;
 use egress::{AttemptError, Client, Outcome};
 use isolation::{Isolation, MAY_TAKE, Stopping, Work};
 use metrics::{counter, gauge, histogram};
@@ -343,6 +344,7 @@ impl DeliverStage {
                 gauge!("requests_in_flight").increment(1);
                 let attempt = self.client.post(uri.clone(), headers, body).await;
                 gauge!("requests_in_flight").decrement(1);
+                gauge!("egress_connections").set(f64::from(self.client.open_connections()));
                 Made { started_at, duration: attempt.duration, outcome: attempt.outcome }
             }
             Err(reason) => {
@@ -367,7 +369,9 @@ impl DeliverStage {
     fn record(&self, job: &DeliveryJob, made: Made, next: NextStep, error: Option<String>) -> AttemptRecord {
         let (response_status, response_body) = match made.outcome {
             Outcome::Responded(response) => {
-                (Some(response.status), Some(String::from_utf8_lossy(&response.body).into_owned()))
+                let body = String::from_utf8_lossy(&response.body);
+                // A receiver that sends its secret back must not have it kept in the clear.
+                (Some(response.status), Some(redact_secrets(&body).into_owned()))
             }
             Outcome::Failed(_) => (None, None),
         };
@@ -457,6 +461,7 @@ fn outcome_label(outcome: &Outcome) -> &'static str {
         Outcome::Failed(AttemptError::Dns(_)) => "dns",
         Outcome::Failed(AttemptError::Blocked(_) | AttemptError::Url(_)) => "blocked",
         Outcome::Failed(AttemptError::Connect(_)) => "connect",
+        Outcome::Failed(AttemptError::Proxy(_)) => "proxy",
         Outcome::Failed(AttemptError::Tls(_)) => "tls",
         Outcome::Failed(AttemptError::Protocol(_)) => "protocol",
     }

@@ -22,7 +22,7 @@ use broker::{Broker, ConsumerConfig, PublisherConfig};
 use domain::network::AddressPolicy;
 use domain::retry::Schedule;
 use domain::webhook_url::{Schemes, UrlPolicy};
-use egress::{Client, EgressConfig};
+use egress::{Client, DnsConfig, EgressConfig, Proxy};
 use futures_util::future::select_all;
 use isolation::Isolation;
 use service::{Context, ServiceInfo, Settings};
@@ -63,7 +63,13 @@ fn check(settings: &Settings) -> Result<(), String> {
              delivery.timeout ({timeout}) and has to be recorded"
         ));
     }
+    proxy(settings)?;
     backends::check(settings).map_err(|error| error.to_string())
+}
+
+fn proxy(settings: &Settings) -> Result<Option<Proxy>, String> {
+    let proxy = settings.egress.proxy.as_ref().map(|proxy| Proxy::parse(proxy.expose()));
+    proxy.transpose().map_err(|error| format!("egress.proxy: {error}"))
 }
 
 async fn dispatch(context: Context) -> anyhow::Result<()> {
@@ -72,7 +78,7 @@ async fn dispatch(context: Context) -> anyhow::Result<()> {
     let (database_check, broker_check) = (readiness.check("database"), readiness.check("broker"));
 
     let store = backends::store(&settings, INFO.name)?;
-    let client = Client::new(egress_config(&settings)).context("outgoing requests")?;
+    let client = Client::new(egress_config(&settings)?).context("outgoing requests")?;
     if !backends::schema_known(&store, &database_check, stopping).await? {
         return Ok(());
     }
@@ -222,7 +228,11 @@ impl Stages<'_> {
                 requests_per_webhook: delivery.max_in_flight_per_webhook as usize,
                 memory: delivery.body_memory.0,
             }),
-            targets: Targets::new(self.settings.cache.webhooks, url_policy(self.settings)),
+            targets: Targets::new(
+                self.settings.cache.webhooks,
+                url_policy(self.settings),
+                self.clock.clone(),
+            ),
             client: self.client.clone(),
             schedule: Schedule::new(delivery.retry_delays.0.iter().map(|delay| delay.0).collect()),
             max_wait: delivery.max_wait.0,
@@ -244,7 +254,8 @@ impl Stages<'_> {
 }
 
 fn address_policy(settings: &Settings) -> AddressPolicy {
-    AddressPolicy::with_exceptions(settings.egress.allowed_networks.0.clone())
+    let egress = &settings.egress;
+    AddressPolicy::with_exceptions(egress.allowed_networks.0.clone()).without(egress.blocked_networks.0.clone())
 }
 
 /// The rules that webhooks' URLs are checked by when they are created, checked again: the configuration may have
@@ -254,15 +265,26 @@ fn url_policy(settings: &Settings) -> UrlPolicy {
     UrlPolicy { schemes, addresses: address_policy(settings) }
 }
 
-fn egress_config(settings: &Settings) -> EgressConfig {
+fn egress_config(settings: &Settings) -> anyhow::Result<EgressConfig> {
     let (delivery, egress) = (&settings.delivery, &settings.egress);
-    EgressConfig {
+    Ok(EgressConfig {
         timeout: delivery.timeout.0,
         connect_timeout: egress.connect_timeout.0,
         response_limit: delivery.response_limit.0,
         idle_timeout: egress.idle_timeout.0,
         max_idle_per_host: delivery.max_in_flight_per_webhook as usize,
+        max_connections: egress.max_connections,
+        connection_lifetime: egress.connection_lifetime.0,
+        proxy: proxy(settings).map_err(anyhow::Error::msg)?,
         addresses: address_policy(settings),
+        dns: DnsConfig {
+            name_servers: egress.name_servers.0.clone(),
+            timeout: egress.dns_timeout.0,
+            max_lookups: egress.dns_lookups as usize,
+            cached_names: egress.dns_cache.into(),
+            max_ttl: egress.dns_max_ttl.0,
+            max_negative_ttl: egress.dns_max_negative_ttl.0,
+        },
         ca_file: egress.ca_file.clone(),
-    }
+    })
 }

@@ -7,6 +7,7 @@ use domain::signature::Signer;
 use domain::webhook_url::{UrlPolicy, WebhookUrl};
 use http::Uri;
 use moka::sync::Cache;
+use service::Clock;
 use store::{DecryptError, WebhookTarget};
 
 use crate::journal::{Journal, JournalError};
@@ -41,6 +42,7 @@ pub(crate) enum NoTarget {
 pub(crate) struct Targets {
     cache: Cache<WebhookId, Arc<Target>>,
     policy: UrlPolicy,
+    clock: Clock,
 }
 
 impl Target {
@@ -52,8 +54,8 @@ impl Target {
 
 impl Targets {
     /// Remembers the targets of up to `webhooks` webhooks.
-    pub(crate) fn new(webhooks: u32, policy: UrlPolicy) -> Self {
-        Self { cache: Cache::new(webhooks.into()), policy }
+    pub(crate) fn new(webhooks: u32, policy: UrlPolicy, clock: Clock) -> Self {
+        Self { cache: Cache::new(webhooks.into()), policy, clock }
     }
 
     /// A webhook's target, if it is remembered.
@@ -64,23 +66,74 @@ impl Targets {
     /// Reads a webhook's target as it is now, and remembers it. Takes as long as the database is away.
     pub(crate) async fn load(&self, webhook: WebhookId, journal: &Journal) -> Result<Arc<Target>, NoTarget> {
         let loaded = journal.load_target(webhook).await?.ok_or(NoTarget::Gone)??;
-        let target = Arc::new(self.prepare(&loaded));
+        let target = Arc::new(self.prepare(loaded)?);
         self.cache.insert(webhook, target.clone());
         Ok(target)
     }
 
-    fn prepare(&self, loaded: &WebhookTarget) -> Target {
+    /// A secret that has had its time need not be readable any more.
+    fn prepare(&self, loaded: WebhookTarget) -> Result<Target, DecryptError> {
         let uri = WebhookUrl::parse(&loaded.url, &self.policy)
             .map_err(|error| format!("the webhook's URL {error}"))
             .and_then(|url| {
                 url.url().as_str().parse().map_err(|error| format!("the webhook's URL: {error}"))
             });
-        let previous = loaded.previous_secret.as_ref().map(|(secret, until)| (secret, *until));
-        Target {
+        let previous = match loaded.previous_secret {
+            Some(previous) if self.clock.now() < previous.until => Some((previous.secret?, previous.until)),
+            _ => None,
+        };
+        let previous = previous.as_ref().map(|(secret, until)| (secret, *until));
+        Ok(Target {
             revision: loaded.revision,
             active: loaded.active,
             uri,
             signer: Signer::new(&loaded.secret, previous),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use domain::signature::WebhookSecret;
+    use domain::{PublicEventId, Timestamp};
+    use ring::rand::SystemRandom;
+    use store::PreviousSecret;
+
+    use super::*;
+
+    fn targets_at(now: Timestamp) -> Targets {
+        Targets::new(1, UrlPolicy::default(), Clock::fixed(now))
+    }
+
+    fn loaded(previous: PreviousSecret) -> WebhookTarget {
+        let random = SystemRandom::new();
+        WebhookTarget {
+            id: WebhookId::generate(Timestamp::UNIX_EPOCH, &random).unwrap(),
+            revision: 1,
+            active: true,
+            url: "https://receiver.example/".to_owned(),
+            secret: WebhookSecret::generate(&random).unwrap(),
+            previous_secret: Some(previous),
         }
+    }
+
+    #[test]
+    fn a_previous_secret_signs_along_until_its_end_and_only_until_then_has_to_be_readable() {
+        let until = Timestamp::UNIX_EPOCH + Duration::from_hours(24);
+        let (before, id) = (until - Duration::from_millis(1), PublicEventId::parse("evt_1").unwrap());
+        let lost = loaded(PreviousSecret { until, secret: Err(DecryptError::UnknownKey("lost".to_owned())) });
+        let waits = targets_at(before).prepare(lost.clone());
+        assert!(matches!(waits, Err(DecryptError::UnknownKey(key)) if key == "lost"));
+        let target = targets_at(until).prepare(lost).unwrap();
+        assert!(!target.signer.standard_signature(&id, until, b"{}").contains(' '));
+
+        let secret = WebhookSecret::generate(&SystemRandom::new());
+        let target =
+            targets_at(before).prepare(loaded(PreviousSecret { until, secret: Ok(secret.unwrap()) }));
+        let signer = target.unwrap().signer;
+        assert!(signer.standard_signature(&id, before, b"{}").contains(' '));
+        assert!(!signer.standard_signature(&id, until, b"{}").contains(' '), "remembered or not");
     }
 }

@@ -15,6 +15,7 @@ Examples, in the project's directory after `make up`:
   lokctl publish --event booking.created --recipient user_1    publish the type's example
   lokctl rejected list                                         what could not be accepted, and why
   lokctl recover --since 2h --dry-run                          what has lost its message
+  lokctl keys list                                             how many secrets each key encrypts
 
 Where the stack is:
   `.dev/env` in the working directory, which `make up` writes, unless the environment says otherwise:
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Rejected(Rejected),
     Recover(Recover),
+    #[command(subcommand)]
+    Keys(Keys),
 }
 
 /// Make a bearer token for the management API.
@@ -173,6 +176,40 @@ pub(crate) struct Recover {
     /// Only count.
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// The keys that encrypt webhooks' secrets (`secrets.keys`): make one, see what is used, change to another.
+///
+/// To change the key: generate one; put it last in `secrets.keys` and roll out every service, so that all can read it; put it
+/// first and roll out again, so that it encrypts; rotate; remove the old one once `list` says that it is not used.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// How many secrets each key encrypts: the current ones, and those before a regeneration, which are kept for a day.
+    List,
+    Generate(GenerateKey),
+    Rotate(Rotate),
+}
+
+/// Print a new entry of `secrets.keys`: id:base64-of-32-bytes, alone on standard output.
+#[derive(Debug, Args)]
+pub(crate) struct GenerateKey {
+    /// Its id: letters, digits, `.`, `_`, `-`. Without: k and today's date.
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: Option<String>,
+}
+
+/// Encrypt every secret anew that is not under the first key of `secrets.keys`.
+///
+/// Services go on meanwhile; webhooks do not change for their owners and for receivers. Stopped at any moment, run it again:
+/// what is done is found done. Secrets that cannot be decrypted are named and left as they are; then the exit code is 1.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  LOK__SECRETS__KEYS=\"$NEW,$OLD\" lokctl keys rotate")]
+pub(crate) struct Rotate {
+    /// Webhooks encrypted anew with one statement. Each is followed by a pause as long as it took.
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) batch: u32,
 }
 
 fn since(text: &str) -> Result<Since, &'static str> {

@@ -5,6 +5,7 @@ mod cli;
 mod connect;
 mod environment;
 mod input;
+mod keys;
 mod migrate;
 mod publish;
 mod recover;
@@ -59,6 +60,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let settings = settings(&["database.url", "amqp.url"])?;
             runtime.block_on(recover::run(&arguments, &settings, &clock))
         }
+        Command::Keys(command) => runtime.block_on(keys::run(command, &environment, &clock)),
         Command::Rejected(command) => {
             runtime.block_on(rejected::run(command, &settings(&["amqp.url"])?, &clock))
         }

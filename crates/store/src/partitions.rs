@@ -10,8 +10,10 @@ use domain::Timestamp;
 use domain::id::first_uuid_at;
 
 use crate::error::StoreError;
+use crate::manual::forget_manual_attempts;
 use crate::migrations::DAYS_AHEAD;
 use crate::pool::Store;
+use crate::rotation::forget_previous_secrets;
 
 const TABLES: [&str; 3] = ["events", "deliveries", "delivery_attempts"];
 
@@ -40,14 +42,15 @@ const DAYS: &str = "
 
 impl Store {
     /// Makes the partitions of the next days, drops those wholly older than `retention_days` with their part of
-    /// the statistics, and forgets ids and keys that have had their 24 hours. One process does it at a time;
-    /// others wait. Returns the partitions dropped.
+    /// the statistics, and forgets ids, keys and regenerated secrets that have had their 24 hours. One process does it at
+    /// a time; others wait. Returns the partitions dropped.
     ///
     /// Nobody who reads or writes is stopped: days come and go with locks that only other maintenance conflicts with.
     /// A transaction that has been reading for long makes this fail, retryable; what was begun is ended by the next run.
     pub async fn maintain(&self, now: Timestamp, retention_days: u32) -> Result<Vec<String>, StoreError> {
         let mut connection = self.maintenance_connection().await?;
         make_partitions(&mut connection, now, DAYS_AHEAD).await?;
+        forget_previous_secrets(&mut connection, now).await?;
         let dropped = drop_partitions(&mut connection, now, retention_days).await?;
         forget_old_keys(&mut connection, now).await?;
         Ok(dropped)
@@ -195,6 +198,7 @@ async fn forget_old_keys(connection: &mut AsyncPgConnection, now: Timestamp) -> 
         .bind::<Timestamptz, _>(now)
         .execute(connection)
         .await?;
+    forget_manual_attempts(connection, now).await?;
     sql_query(
         "DELETE FROM webhook_statistics WHERE NOT EXISTS (SELECT 1 FROM webhooks WHERE id = webhook_id)",
     )

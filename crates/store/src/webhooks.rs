@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use diesel::dsl::min;
 use diesel::prelude::{AsChangeset, Queryable, Selectable};
 use diesel::sql_types::Text;
 use diesel::{
-    BoolExpressionMethods as _, ExpressionMethods as _, NullableExpressionMethods as _,
-    OptionalExtension as _, QueryDsl as _, SelectableHelper as _,
+    BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _,
+    SelectableHelper as _,
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _};
 use domain::signature::WebhookSecret;
 use domain::{EventType, Timestamp, UserId, WebhookId};
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::encryption::{DecryptError, Encrypted, SecretKeys};
@@ -23,7 +25,7 @@ use crate::schema::{idempotency_keys, webhooks};
 /// How long an `Idempotency-Key` is remembered.
 const KEY_LIFE: Duration = Duration::from_hours(24);
 
-/// A webhook as its owner sees it.
+/// A webhook as its owner sees it: without its secret, so that looking at webhooks needs none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Webhook {
     /// Its id.
@@ -38,12 +40,19 @@ pub struct Webhook {
     pub active: bool,
     /// Why the platform disabled it.
     pub disabled_reason: Option<String>,
-    /// Shown when it is created or regenerated, never else.
-    pub secret: WebhookSecret,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
+}
+
+/// A webhook and its secret, for the answers that show it: to creating and to regenerating.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disclosed {
+    /// The webhook.
+    pub webhook: Webhook,
+    /// Its secret.
+    pub secret: WebhookSecret,
 }
 
 /// Where and how to send events.
@@ -60,7 +69,16 @@ pub struct WebhookTarget {
     /// Signs requests.
     pub secret: WebhookSecret,
     /// Signs Standard Webhooks requests too, until its end.
-    pub previous_secret: Option<(WebhookSecret, Timestamp)>,
+    pub previous_secret: Option<PreviousSecret>,
+}
+
+/// The secret before a regeneration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreviousSecret {
+    /// When it stops signing along.
+    pub until: Timestamp,
+    /// The secret. That it cannot be decrypted matters until then only.
+    pub secret: Result<WebhookSecret, DecryptError>,
 }
 
 /// Which events an active webhook gets.
@@ -100,15 +118,17 @@ pub struct IdempotencyKey {
     pub key: String,
     /// A digest of the request, to tell a repetition from a mistake.
     pub fingerprint: Vec<u8>,
+    /// How many keys of a user are remembered; more have to wait until the oldest has had its 24 hours.
+    pub most: u32,
 }
 
 /// What creating a webhook gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Created {
     /// A new webhook.
-    New(Webhook),
+    New(Disclosed),
     /// The webhook that the same key created before.
-    Replayed(Webhook),
+    Replayed(Disclosed),
 }
 
 /// A webhook was not created.
@@ -120,6 +140,14 @@ pub enum CreateError {
     /// The key was used for another request, or its webhook is gone.
     #[error("the idempotency key was used for another request")]
     KeyReused,
+    /// The user has as many keys as are remembered.
+    #[error("the user has {limit} idempotency keys already; the oldest is forgotten in {wait:?}")]
+    TooManyKeys {
+        /// How many are remembered.
+        limit: u32,
+        /// How long to wait.
+        wait: Duration,
+    },
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -191,19 +219,14 @@ impl Row {
         keys.decrypt(WebhookId::from_uuid(self.id), &encrypted)
     }
 
-    fn previous_secret(&self, keys: &SecretKeys) -> Result<Option<(WebhookSecret, Timestamp)>, DecryptError> {
-        let (Some(bytes), Some(key_id), Some(until)) =
-            (&self.previous_secret, &self.previous_secret_key_id, self.previous_secret_until)
-        else {
-            return Ok(None);
-        };
-        let encrypted = Encrypted { key_id: key_id.clone(), bytes: bytes.clone() };
-        Ok(Some((keys.decrypt(WebhookId::from_uuid(self.id), &encrypted)?, until)))
+    fn previous_secret(&self, keys: &SecretKeys) -> Option<PreviousSecret> {
+        let (bytes, key_id) = (self.previous_secret.clone()?, self.previous_secret_key_id.clone()?);
+        let secret = keys.decrypt(WebhookId::from_uuid(self.id), &Encrypted { key_id, bytes });
+        Some(PreviousSecret { until: self.previous_secret_until?, secret })
     }
 
-    fn into_webhook(self, keys: &SecretKeys) -> Result<Webhook, StoreError> {
-        Ok(Webhook {
-            secret: self.secret(keys)?,
+    fn into_webhook(self) -> Webhook {
+        Webhook {
             id: WebhookId::from_uuid(self.id),
             url: self.url,
             events: event_types(&self.events),
@@ -212,13 +235,13 @@ impl Row {
             disabled_reason: self.disabled_reason,
             created_at: self.created_at,
             updated_at: self.updated_at,
-        })
+        }
     }
 
     fn into_target(self, keys: &SecretKeys) -> Result<WebhookTarget, DecryptError> {
         Ok(WebhookTarget {
             secret: self.secret(keys)?,
-            previous_secret: self.previous_secret(keys)?,
+            previous_secret: self.previous_secret(keys),
             id: WebhookId::from_uuid(self.id),
             revision: self.revision,
             active: self.active,
@@ -270,9 +293,10 @@ impl Store {
                 }
                 let row = insert(connection, &new, &encrypted).await?;
                 if let Some(key) = &idempotency {
+                    make_room(connection, &new, key).await?;
                     remember(connection, &new, key).await?;
                 }
-                Ok(Created::New(row.into_webhook(&self.keys)?))
+                Ok(Created::New(Disclosed { webhook: row.into_webhook(), secret: new.secret.clone() }))
             })
             .await
     }
@@ -283,7 +307,7 @@ impl Store {
         connection: &mut AsyncPgConnection,
         new: &NewWebhook,
         key: &IdempotencyKey,
-    ) -> Result<Option<Webhook>, CreateError> {
+    ) -> Result<Option<Disclosed>, CreateError> {
         let found: Option<(Vec<u8>, Uuid)> = idempotency_keys::table
             .find((new.user.as_str(), &key.key))
             .filter(idempotency_keys::created_at.ge(new.created_at - KEY_LIFE))
@@ -296,7 +320,10 @@ impl Store {
             return Err(CreateError::KeyReused);
         }
         match find(connection, &new.user, WebhookId::from_uuid(webhook)).await? {
-            Some(row) => Ok(Some(row.into_webhook(&self.keys)?)),
+            Some(row) => {
+                let secret = row.secret(&self.keys).map_err(StoreError::from)?;
+                Ok(Some(Disclosed { webhook: row.into_webhook(), secret }))
+            }
             None => Err(CreateError::KeyReused),
         }
     }
@@ -317,14 +344,14 @@ impl Store {
             .select(Row::as_select())
             .load(&mut connection)
             .await?;
-        let webhooks = rows.into_iter().map(|row| row.into_webhook(&self.keys)).collect::<Result<_, _>>()?;
+        let webhooks = rows.into_iter().map(Row::into_webhook).collect();
         Ok(WebhookPage { webhooks, total: u64::try_from(total).unwrap_or(0) })
     }
 
     /// One of the user's webhooks.
     pub async fn get_webhook(&self, user: &UserId, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
         let mut connection = self.connection().await?;
-        find(&mut connection, user, id).await?.map(|row| row.into_webhook(&self.keys)).transpose()
+        Ok(find(&mut connection, user, id).await?.map(Row::into_webhook))
     }
 
     /// Changes one of the user's webhooks.
@@ -351,7 +378,7 @@ impl Store {
             .get_result(&mut connection)
             .await
             .optional()?;
-        row.map(|row| row.into_webhook(&self.keys)).transpose()
+        Ok(row.map(Row::into_webhook))
     }
 
     /// Deletes one of the user's webhooks. Its pending deliveries are abandoned when their turn comes.
@@ -364,7 +391,8 @@ impl Store {
         Ok(deleted > 0)
     }
 
-    /// Gives one of the user's webhooks a new secret; the old one signs along until `previous_until`.
+    /// Gives one of the user's webhooks a new secret; the old one signs along until `previous_until`, unless it cannot be
+    /// decrypted: then this is the way out, and nothing of it is kept.
     pub async fn regenerate_secret(
         &self,
         user: &UserId,
@@ -372,24 +400,47 @@ impl Store {
         secret: &WebhookSecret,
         previous_until: Timestamp,
         now: Timestamp,
-    ) -> Result<Option<Webhook>, StoreError> {
+    ) -> Result<Option<Disclosed>, StoreError> {
         let encrypted = self.keys.encrypt(id, secret)?;
         let mut connection = self.connection().await?;
-        let row: Option<Row> = diesel::update(webhooks::table.find(id.uuid()))
-            .filter(webhooks::user_id.eq(user.as_str()))
-            .set((
-                webhooks::previous_secret.eq(webhooks::secret.nullable()),
-                webhooks::previous_secret_key_id.eq(webhooks::secret_key_id.nullable()),
-                webhooks::previous_secret_until.eq(previous_until),
-                webhooks::secret.eq(encrypted.bytes),
-                webhooks::secret_key_id.eq(encrypted.key_id),
-                webhooks::updated_at.eq(now),
-            ))
-            .returning(Row::as_returning())
-            .get_result(&mut connection)
-            .await
-            .optional()?;
-        row.map(|row| row.into_webhook(&self.keys)).transpose()
+        let row: Option<Row> = connection
+            .transaction(async |connection| {
+                let before: Option<Row> = webhooks::table
+                    .find(id.uuid())
+                    .filter(webhooks::user_id.eq(user.as_str()))
+                    .for_update()
+                    .select(Row::as_select())
+                    .first(connection)
+                    .await
+                    .optional()?;
+                let Some(before) = before else { return Ok::<_, StoreError>(None) };
+                let previous = match before.secret(&self.keys) {
+                    Ok(_) => Some((before.secret, before.secret_key_id, previous_until)),
+                    Err(reason) => {
+                        warn!(webhook.id = %id, %reason, "the secret before a regeneration does not sign along");
+                        None
+                    }
+                };
+                let (previous_secret, previous_key, previous_until) = previous.map_or_else(
+                    Default::default,
+                    |(secret, key, until)| (Some(secret), Some(key), Some(until)),
+                );
+                let row = diesel::update(webhooks::table.find(id.uuid()))
+                    .set((
+                        webhooks::previous_secret.eq(previous_secret),
+                        webhooks::previous_secret_key_id.eq(previous_key),
+                        webhooks::previous_secret_until.eq(previous_until),
+                        webhooks::secret.eq(encrypted.bytes),
+                        webhooks::secret_key_id.eq(encrypted.key_id),
+                        webhooks::updated_at.eq(now),
+                    ))
+                    .returning(Row::as_returning())
+                    .get_result(connection)
+                    .await?;
+                Ok(Some(row))
+            })
+            .await?;
+        Ok(row.map(|row| Disclosed { webhook: row.into_webhook(), secret: secret.clone() }))
     }
 
     /// Who of these users subscribes to what, with active webhooks only; one query for all. Index:
@@ -474,6 +525,26 @@ async fn insert(
         .get_result(connection)
         .await?;
     Ok(row)
+}
+
+/// Makes sure that the user's keys are not too many. Exact under concurrency, because creates of one user wait for each other;
+/// costs an index scan of the user's keys.
+async fn make_room(
+    connection: &mut AsyncPgConnection,
+    new: &NewWebhook,
+    key: &IdempotencyKey,
+) -> Result<(), CreateError> {
+    let keys = idempotency_keys::table
+        .filter(idempotency_keys::user_id.eq(new.user.as_str()))
+        .filter(idempotency_keys::created_at.ge(new.created_at - KEY_LIFE));
+    let count: i64 = keys.count().get_result(connection).await?;
+    if count < i64::from(key.most) {
+        return Ok(());
+    }
+    let oldest: Option<Timestamp> =
+        keys.select(min(idempotency_keys::created_at)).get_result(connection).await?;
+    let wait = oldest.and_then(|oldest| (oldest + KEY_LIFE - new.created_at).to_std().ok());
+    Err(CreateError::TooManyKeys { limit: key.most, wait: wait.unwrap_or_default() })
 }
 
 async fn remember(

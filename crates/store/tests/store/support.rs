@@ -9,8 +9,8 @@ use domain::signature::WebhookSecret;
 use domain::{EventId, EventType, PublicEventId, Timestamp, UserId, WebhookId};
 use ring::rand::SystemRandom;
 use store::{
-    AttemptRecord, AttemptResult, Created, NewDelivery, NewEvent, NewWebhook, SecretKeys, Statistics, Store,
-    StoreConfig, Webhook,
+    AttemptRecord, AttemptResult, Created, ManualLimits, NewDelivery, NewEvent, NewWebhook, SecretKeys,
+    Statistics, Store, StoreConfig, Webhook,
 };
 use testkit::TestDatabase;
 use testkit::database::SECRET_KEYS;
@@ -20,15 +20,29 @@ pub(crate) fn now() -> Timestamp {
     service::Clock::system().now().trunc_subsecs(3)
 }
 
+/// More attempts by hand than any test makes.
+pub(crate) const PLENTY: ManualLimits = ManualLimits { per_webhook: 1000, per_user: 1000 };
+
 /// A store with as many connections as a service has.
 pub(crate) fn store_of(database: &TestDatabase) -> Store {
     store_with(database.url(), |_| {})
 }
 
+/// A store with other keys of secrets.
+pub(crate) fn store_with_keys(database: &TestDatabase, keys: &str) -> Store {
+    Store::new(config(database.url()), SecretKeys::parse(keys).unwrap()).unwrap()
+}
+
 /// A store whose configuration is not the usual.
 pub(crate) fn store_with(url: &str, change: impl FnOnce(&mut StoreConfig)) -> Store {
+    let mut config = config(url);
+    change(&mut config);
+    Store::new(config, SecretKeys::parse(SECRET_KEYS).unwrap()).unwrap()
+}
+
+fn config(url: &str) -> StoreConfig {
     let seconds = Duration::from_secs(20);
-    let mut config = StoreConfig {
+    StoreConfig {
         url: url.to_owned(),
         name: "store-tests".to_owned(),
         pool_size: 16,
@@ -36,9 +50,7 @@ pub(crate) fn store_with(url: &str, change: impl FnOnce(&mut StoreConfig)) -> St
         acquire_timeout: seconds,
         statement_timeout: seconds,
         ca_file: None,
-    };
-    change(&mut config);
-    Store::new(config, SecretKeys::parse(SECRET_KEYS).unwrap()).unwrap()
+    }
 }
 
 pub(crate) fn user(name: &str) -> UserId {
@@ -77,8 +89,8 @@ pub(crate) fn new_webhook(owner: &str, events: &[EventType]) -> NewWebhook {
 /// A webhook of `owner` that takes these events.
 pub(crate) async fn given_webhook(store: &Store, owner: &str, events: &[EventType]) -> Webhook {
     match store.create_webhook(new_webhook(owner, events), 100, None).await.unwrap() {
-        Created::New(webhook) => webhook,
-        Created::Replayed(webhook) => panic!("without a key nothing is replayed: {webhook:?}"),
+        Created::New(disclosed) => disclosed.webhook,
+        Created::Replayed(disclosed) => panic!("without a key nothing is replayed: {:?}", disclosed.webhook),
     }
 }
 

@@ -3,13 +3,13 @@ use std::time::Duration;
 use domain::EventType::{BookingCancelled, BookingCreated, PaymentFailed};
 use domain::signature::WebhookSecret;
 use ring::rand::SystemRandom;
-use store::{CreateError, Created, DeliveryFilter, IdempotencyKey, Page, WebhookChanges};
+use store::{CreateError, Created, DeliveryFilter, IdempotencyKey, Page, PreviousSecret, WebhookChanges};
 use testkit::{DEADLINE, TestDatabase, eventually};
 
 use crate::support::{given_webhook, new_webhook, now, store_of, user};
 
 fn key(key: &str, fingerprint: &[u8]) -> IdempotencyKey {
-    IdempotencyKey { key: key.to_owned(), fingerprint: fingerprint.to_vec() }
+    IdempotencyKey { key: key.to_owned(), fingerprint: fingerprint.to_vec(), most: 100 }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,7 +71,7 @@ async fn a_key_is_its_users_and_its_requests() {
     let Created::New(first) = create("alice", b"one", now()).await.unwrap() else { panic!("not new") };
     assert!(matches!(create("alice", b"two", now()).await, Err(CreateError::KeyReused)));
     assert!(matches!(create("bob", b"two", now()).await, Ok(Created::New(_))));
-    store.delete_webhook(&user("alice"), first.id).await.unwrap();
+    store.delete_webhook(&user("alice"), first.webhook.id).await.unwrap();
     assert!(matches!(create("alice", b"one", now()).await, Err(CreateError::KeyReused)));
     // A key is remembered for 24 hours, whether or not maintenance has run since.
     let later = now() + Duration::from_secs(24 * 3600 + 1);
@@ -113,7 +113,6 @@ async fn what_is_left_out_of_a_change_stays() {
     let changed = change(described, at).await;
     assert_eq!((changed.description.as_deref(), changed.updated_at), (Some("mine"), at));
     assert_eq!((&changed.url, &changed.events), (&webhook.url, &webhook.events));
-    assert_eq!(changed.secret, webhook.secret);
     let events = WebhookChanges { events: Some(vec![BookingCancelled]), ..WebhookChanges::default() };
     let changed = change(events, at).await;
     assert_eq!(changed.events, [BookingCancelled]);
@@ -156,17 +155,19 @@ async fn a_new_secret_keeps_the_old_one_until_its_end() {
     let targets = store.webhook_targets(&[webhook.id]).await.unwrap();
     let target = targets[&webhook.id].as_ref().unwrap();
     assert_eq!(target.secret, secret);
-    assert_eq!(target.previous_secret, Some((webhook.secret, until)));
+    let previous = PreviousSecret { until, secret: Ok(before.as_ref().unwrap().secret.clone()) };
+    assert_eq!(target.previous_secret, Some(previous));
     assert_eq!(target.revision, before.as_ref().unwrap().revision + 1);
 }
 
 #[tokio::test]
 async fn secrets_are_not_stored_in_the_clear() {
     let database = TestDatabase::create().await;
-    let webhook = given_webhook(&store_of(&database), "alice", &[BookingCreated]).await;
+    let new = new_webhook("alice", &[BookingCreated]);
+    store_of(&database).create_webhook(new.clone(), 100, None).await.unwrap();
     let client = database.connect().await;
     let stored: Vec<u8> = client.query_one("SELECT secret FROM webhooks", &[]).await.unwrap().get(0);
-    let secret = webhook.secret.expose().as_bytes();
+    let secret = new.secret.expose().as_bytes();
     assert!(!stored.windows(8).any(|window| secret.windows(8).any(|part| part == window)));
 }
 
@@ -194,4 +195,47 @@ async fn a_create_that_is_given_up_leaves_no_lock_and_no_open_transaction() {
                    AND state LIKE 'idle in transaction%'";
     given_webhook(&store, "alice", &[BookingCreated]).await;
     eventually("no transaction is open", DEADLINE, async || (count(open).await == 0).then_some(())).await;
+}
+
+#[tokio::test]
+async fn looking_at_webhooks_needs_no_secrets() {
+    let database = TestDatabase::create().await;
+    let store = store_of(&database);
+    let alice = user("alice");
+    let broken = given_webhook(&store, "alice", &[BookingCreated]).await;
+    let whole = given_webhook(&store, "alice", &[BookingCreated]).await;
+    let client = database.connect().await;
+    let break_it = "UPDATE webhooks SET secret_key_id = 'gone' WHERE id = $1";
+    client.execute(break_it, &[&broken.id.uuid()]).await.unwrap();
+
+    let page = store.list_webhooks(&alice, Page { number: 1, size: 20 }).await.unwrap();
+    assert!([&whole, &broken].iter().all(|webhook| page.webhooks.contains(webhook)), "{page:?}");
+    assert!(store.get_webhook(&alice, broken.id).await.unwrap().is_some());
+    let off = WebhookChanges { active: Some(false), ..WebhookChanges::default() };
+    assert!(!store.update_webhook(&alice, broken.id, off, now()).await.unwrap().unwrap().active);
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_keys_and_gets_the_next_when_the_oldest_has_had_its_day() {
+    let database = TestDatabase::create().await;
+    let store = store_of(&database);
+    let start = now();
+    let create = async |owner, name: &str, at| {
+        let mut new = new_webhook(owner, &[BookingCreated]);
+        new.created_at = at;
+        let key = IdempotencyKey { most: 3, ..key(name, b"same") };
+        store.create_webhook(new, 100, Some(key)).await
+    };
+    for (name, minutes) in [("a", 0), ("b", 60), ("c", 120)] {
+        create("alice", name, start + Duration::from_mins(minutes)).await.unwrap();
+    }
+    let later = start + Duration::from_hours(3);
+    let refused = create("alice", "d", later).await;
+    let expected = Duration::from_hours(21);
+    assert!(matches!(refused, Err(CreateError::TooManyKeys { limit: 3, wait }) if wait == expected), "{refused:?}");
+    assert!(matches!(create("alice", "a", later).await, Ok(Created::Replayed(_))), "known keys are no new ones");
+    assert!(matches!(create("bob", "d", later).await, Ok(Created::New(_))));
+    assert_eq!(store.list_webhooks(&user("alice"), Page { number: 1, size: 20 }).await.unwrap().total, 3);
+    let next_day = start + Duration::from_hours(24) + Duration::from_secs(1);
+    assert!(matches!(create("alice", "d", next_day).await, Ok(Created::New(_))));
 }

@@ -2,10 +2,12 @@
 
 use std::future::{Ready, ready};
 
-use actix_web::dev::Payload;
+use actix_web::body::MessageBody;
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
-use actix_web::{FromRequest, HttpRequest, web};
+use actix_web::middleware::Next;
+use actix_web::{Error, FromRequest, HttpMessage as _, HttpRequest, web};
 use domain::UserId;
 
 use crate::api::Api;
@@ -17,23 +19,49 @@ use crate::texts::Reason;
 #[derive(Debug, Clone)]
 pub(crate) struct Caller(pub(crate) UserId);
 
+/// What [`identify`] found out.
+#[derive(Debug, Clone)]
+struct Identified(Result<Caller, Problem>);
+
+/// Finds out who calls, for [`Caller`]. It refuses nobody: some paths are for everyone. A layer of its own
+/// because a token may have to wait for its key, and an argument that waits would let the ones behind it speak first.
+pub(crate) async fn identify<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, Error> {
+    let caller = caller(request.request()).await.map_err(refusal);
+    request.extensions_mut().insert(Identified(caller));
+    next.call(request).await
+}
+
 impl FromRequest for Caller {
     type Error = Problem;
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(caller(request).map_err(|reason| Problem::new(StatusCode::UNAUTHORIZED, reason)))
+        let identified = request.extensions().get::<Identified>().cloned();
+        ready(identified.map_or_else(|| Err(Problem::internal()), |Identified(caller)| caller))
     }
 }
 
-fn caller(request: &HttpRequest) -> Result<Caller, Reason> {
+async fn caller(request: &HttpRequest) -> Result<Caller, Reason> {
     let Some(api) = request.app_data::<web::Data<Api>>() else { return Err(Reason::Internal) };
     let mut headers = request.headers().get_all(AUTHORIZATION);
     let (Some(header), None) = (headers.next(), headers.next()) else {
         return Err(Reason::TokenMissing);
     };
     let token = header.to_str().ok().and_then(bearer).ok_or(Reason::TokenMissing)?;
-    api.verifier.verify(token, api.clock.now()).map(Caller)
+    api.verifier.verify(token, &api.clock).await.map(Caller)
+}
+
+/// That a token cannot be judged is not the token's fault: whoever sent it keeps it, and tries again.
+fn refusal(reason: Reason) -> Problem {
+    let status = match reason {
+        Reason::TokenKeysUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::UNAUTHORIZED,
+    };
+    Problem::new(status, reason)
 }
 
 /// The token of a `Bearer` header; the scheme's case does not matter (RFC 9110 §11.1).
@@ -51,7 +79,8 @@ mod tests {
     fn a_token_is_found_behind_its_scheme() {
         assert_eq!(bearer("Bearer abc"), Some("abc"));
         assert_eq!(bearer("bearer  abc "), Some("abc"));
-        for header in ["", "Bearer", "Bearer ", "Basic abc", "abc"] {
+        for header in ["", "Bearer", "Bearer ", "Basic abc", "abc", " Bearer abc", "Bearer\tabc", "Bearerabc"]
+        {
             assert_eq!(bearer(header), None, "{header}");
         }
     }

@@ -1,12 +1,13 @@
 //! What a bearer token says, and whether to believe it (RFC 7519, RFC 8725).
 
 use domain::{Timestamp, UserId};
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Validation, decode, decode_header};
 use serde::Deserialize;
+use service::Clock;
 use service::settings::Auth;
 
-use crate::keys::{self, Key, KeysError};
+use crate::jwks::{self, Jwks, Keeper};
+use crate::jws::Presented;
+use crate::keys::{self, Judgement, Key, KeysError, judge};
 use crate::texts::Reason;
 
 /// Larger tokens are refused before anything of them is looked at.
@@ -15,6 +16,7 @@ const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// Checks tokens.
 pub(crate) struct Verifier {
     keys: Vec<Key>,
+    jwks: Option<Jwks>,
     expected: Expected,
 }
 
@@ -23,8 +25,10 @@ struct Expected {
     issuer: Option<String>,
     audience: Option<String>,
     leeway_seconds: f64,
+    max_lifetime_seconds: f64,
 }
 
+/// The claims that mean something here. One that stands twice is an error (RFC 7519 §4).
 #[derive(Debug, Default, Deserialize)]
 struct Claims {
     sub: Option<String>,
@@ -51,62 +55,66 @@ impl Audience {
 }
 
 impl Verifier {
-    /// With the configured keys.
-    pub(crate) fn new(auth: &Auth) -> Result<Self, KeysError> {
+    /// With the configured keys, and the task that fetches those of `auth.jwks_url`, which has to be run.
+    pub(crate) fn new(auth: &Auth) -> Result<(Self, Option<Keeper>), KeysError> {
         let expected = Expected {
             issuer: auth.issuer.clone(),
             audience: auth.audience.clone(),
             leeway_seconds: auth.leeway.0.as_secs_f64(),
+            max_lifetime_seconds: auth.max_lifetime.0.as_secs_f64(),
         };
-        Ok(Self { keys: keys::configured(auth)?, expected })
+        let (jwks, keeper) = jwks::configured(auth)?.unzip();
+        Ok((Self { keys: keys::configured(auth)?, jwks, expected }, keeper))
     }
 
-    /// The user whom a token stands for, or why it is not believed.
-    pub(crate) fn verify(&self, token: &str, now: Timestamp) -> Result<UserId, Reason> {
+    /// The user whom a token stands for, or why it is not believed. Waits for the provider of keys only if the token
+    /// names one that is not known, and then within bounds.
+    pub(crate) async fn verify(&self, token: &str, clock: &Clock) -> Result<UserId, Reason> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Reason::TokenTooLarge);
         }
-        // `none` and algorithms that are not JWS's do not even parse.
-        let header = decode_header(token).map_err(|error| match error.kind() {
-            ErrorKind::Json(_) => Reason::TokenAlgorithm,
-            _ => Reason::TokenMalformed,
-        })?;
-        // RFC 7515 §4.1.11: an extension that has to be understood, and is not.
-        if header.crit.is_some() {
-            return Err(Reason::TokenMalformed);
-        }
-        let mut of_algorithm = self.keys.iter().filter(|key| key.algorithm == header.alg).peekable();
-        if of_algorithm.peek().is_none() {
-            return Err(Reason::TokenAlgorithm);
-        }
-        let named = |key: &&Key| match (&header.kid, &key.id) {
-            (Some(wanted), Some(id)) => wanted == id,
-            _ => true,
-        };
-        for key in of_algorithm.filter(named) {
-            match decode::<Claims>(token, &key.decoding, &signature_only(key)) {
-                Ok(token) => return self.expected.check(token.claims, now),
-                Err(error) if is_about_the_key(error.kind()) => {}
-                Err(_) => return Err(Reason::TokenMalformed),
+        let token = Presented::read(token)?;
+        self.check_signature(&token).await?;
+        self.expected.check(token.payload()?, clock.now())
+    }
+
+    async fn check_signature(&self, token: &Presented<'_>) -> Result<(), Reason> {
+        let own = judge(&self.keys, token);
+        match (own, &self.jwks) {
+            (Judgement::NotOurs | Judgement::OtherAlgorithm, Some(jwks))
+                if token.algorithm.has_public_keys() =>
+            {
+                check_with_provider(jwks, own, token).await
             }
+            _ => verdict(own),
         }
-        Err(Reason::TokenSignature)
     }
 }
 
-/// Claims are checked here, with the clock we are given; the library checks the signature, with the key's algorithm.
-fn signature_only(key: &Key) -> Validation {
-    let mut validation = Validation::new(key.algorithm);
-    validation.required_spec_claims.clear();
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    validation.validate_aud = false;
-    validation
+/// With the provider's keys, which are asked for again if none of them may be the token's. `own` is what the others
+/// gave.
+async fn check_with_provider(jwks: &Jwks, own: Judgement, token: &Presented<'_>) -> Result<(), Reason> {
+    let known = jwks.known();
+    let keys = known.keys.as_deref().ok_or(Reason::TokenKeysUnavailable)?;
+    if let judgement @ (Judgement::Signed | Judgement::Forged) = judge(keys, token) {
+        return verdict(judgement);
+    }
+    let newer = jwks.newer_than(&known).await.ok_or(Reason::TokenKeysUnavailable)?;
+    match judge(newer.keys.as_deref().unwrap_or_default(), token) {
+        judgement @ (Judgement::Signed | Judgement::Forged) => verdict(judgement),
+        // The key may be one that the provider would tell if it answered.
+        _ if !newer.is_current => Err(Reason::TokenKeysUnavailable),
+        Judgement::OtherAlgorithm => verdict(own),
+        Judgement::NotOurs => verdict(Judgement::NotOurs),
+    }
 }
 
-/// Whether another key may still fit.
-fn is_about_the_key(error: &ErrorKind) -> bool {
-    !matches!(error, ErrorKind::Base64(_) | ErrorKind::Json(_) | ErrorKind::Utf8(_) | ErrorKind::InvalidToken)
+fn verdict(judgement: Judgement) -> Result<(), Reason> {
+    match judgement {
+        Judgement::Signed => Ok(()),
+        Judgement::Forged | Judgement::NotOurs => Err(Reason::TokenSignature),
+        Judgement::OtherAlgorithm => Err(Reason::TokenAlgorithm),
+    }
 }
 
 impl Expected {
@@ -116,6 +124,9 @@ impl Expected {
         let expiry = claims.exp.ok_or(Reason::TokenWithoutExpiry)?;
         if expiry + self.leeway_seconds <= now {
             return Err(Reason::TokenExpired);
+        }
+        if expiry - self.max_lifetime_seconds - self.leeway_seconds > now {
+            return Err(Reason::TokenLifetime);
         }
         if claims.nbf.is_some_and(|not_before| not_before - self.leeway_seconds > now) {
             return Err(Reason::TokenNotYetValid);
@@ -134,13 +145,21 @@ impl Expected {
 }
 
 #[cfg(test)]
+mod forged;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     const NOW: i64 = 1_705_314_600;
 
     fn expected() -> Expected {
-        Expected { issuer: Some("lokroom".into()), audience: Some("webhooks".into()), leeway_seconds: 30.0 }
+        Expected {
+            issuer: Some("lokroom".into()),
+            audience: Some("webhooks".into()),
+            leeway_seconds: 30.0,
+            max_lifetime_seconds: 3600.0,
+        }
     }
 
     fn check(claims: &serde_json::Value) -> Result<UserId, Reason> {
@@ -164,7 +183,9 @@ mod tests {
         for claims in [
             with("exp", NOW - 29),
             with("exp", 1_705_314_600.5),
+            with("exp", NOW + 3630),
             with("nbf", NOW + 30),
+            with("nbf", -1e300),
             with("aud", vec!["other", "webhooks"]),
         ] {
             assert!(check(&claims).is_ok(), "{claims}");
@@ -175,7 +196,15 @@ mod tests {
     fn what_claims_lack_or_get_wrong_is_told() {
         for (claims, reason) in [
             (with("exp", NOW - 30), Reason::TokenExpired),
+            (with("exp", -1), Reason::TokenExpired),
+            (with("exp", i64::MIN), Reason::TokenExpired),
+            (with("exp", -1e300), Reason::TokenExpired),
+            (with("exp", 1e-300), Reason::TokenExpired),
             (with("exp", serde_json::Value::Null), Reason::TokenWithoutExpiry),
+            (with("exp", NOW + 3631), Reason::TokenLifetime),
+            (with("exp", u64::MAX), Reason::TokenLifetime),
+            (with("exp", 1e300), Reason::TokenLifetime),
+            (with("exp", f64::MAX), Reason::TokenLifetime),
             (with("nbf", NOW + 31), Reason::TokenNotYetValid),
             (with("iss", "other"), Reason::TokenIssuer),
             (with("iss", serde_json::Value::Null), Reason::TokenIssuer),
@@ -185,6 +214,14 @@ mod tests {
             (with("sub", serde_json::Value::Null), Reason::TokenSubject),
             (with("sub", ""), Reason::TokenSubject),
             (with("sub", "a\u{0}b"), Reason::TokenSubject),
+            (with("sub", "a\nb"), Reason::TokenSubject),
+            (with("sub", "a\u{7f}"), Reason::TokenSubject),
+            (with("sub", "a\u{85}"), Reason::TokenSubject),
+            (with("sub", "x".repeat(256)), Reason::TokenSubject),
+            (with("iss", "lokroom "), Reason::TokenIssuer),
+            (with("iss", "Lokroom"), Reason::TokenIssuer),
+            (with("aud", vec!["other", "webhooks "]), Reason::TokenAudience),
+            (with("aud", ""), Reason::TokenAudience),
         ] {
             assert_eq!(check(&claims), Err(reason), "{claims}");
         }

@@ -11,16 +11,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, web};
 use anyhow::Context as _;
 use domain::event::AcceptedEvent;
-use group_commit::{Bounds, GroupCommit};
+use group_commit::GroupCommit;
+use ingress::Bounds;
 use service::{Settings, Shutdown};
 use tokio::time::{Instant, timeout_at};
 use tracing::info;
 
 use crate::decode::Decoder;
-use crate::http::auth::Token;
+use crate::http::auth::{Tokens, TokensError};
 use crate::http::body::{BodyBudget, Share};
 use crate::http::problem::Problem;
 use crate::pipeline::{Pipeline, Receipt};
@@ -40,6 +41,12 @@ const MAX_CONNECTIONS: usize = 512;
 /// The longest wait for a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Largest head of a request.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
+
+/// The longest that a client takes to read its answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// How long an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -58,7 +65,7 @@ struct Waiting {
 
 /// What requests are served with.
 struct Endpoint {
-    token: Option<Token>,
+    tokens: Option<Tokens>,
     intake: Intake,
     decoder: Decoder,
     bodies: BodyBudget,
@@ -76,10 +83,15 @@ impl Server {
     }
 }
 
+/// Checks the tokens before anything is started.
+pub(crate) fn check(settings: &Settings) -> Result<(), TokensError> {
+    Tokens::configured(settings.ingest.token.as_ref()).map(drop)
+}
+
 /// Starts the server.
 ///
 /// # Errors
-/// The address cannot be bound, or the system gives no randomness.
+/// The address cannot be bound, or a token is not usable.
 pub(crate) fn start(
     settings: &Settings,
     pipeline: Pipeline,
@@ -89,7 +101,7 @@ pub(crate) fn start(
     let ingest = &settings.ingest;
     let time_limit = ingest.http_timeout.0;
     let endpoint = Arc::new(Endpoint {
-        token: Token::configured(ingest.token.as_ref())?,
+        tokens: Tokens::configured(ingest.token.as_ref())?,
         intake: intake(pipeline, ingest.batch_events, shutdown),
         decoder,
         bodies: BodyBudget::new(ingest.http_body_limit.0),
@@ -98,7 +110,7 @@ pub(crate) fn start(
     });
 
     let address = ingest.listen.0;
-    let server = HttpServer::new(move || {
+    let (server, bound) = ingress::listen(address, &bounds(time_limit, shutdown.draining()), move || {
         let events = web::resource("/v1/events")
             .route(web::post().to(events::post))
             .default_service(web::to(async || Problem::MethodNotAllowed));
@@ -107,30 +119,37 @@ pub(crate) fn start(
             .service(events)
             .default_service(web::to(async || Problem::NotFound))
     })
-    .workers(WORKERS)
-    .max_connections(MAX_CONNECTIONS)
-    .client_request_timeout(HEAD_TIMEOUT)
-    .keep_alive(KEEP_ALIVE)
-    .shutdown_timeout(shutdown.draining().as_secs())
-    .disable_signals()
-    .bind(address)
     .with_context(|| {
         format!("cannot listen on {address}; ingest.listen (LOK__INGEST__LISTEN) sets another address")
     })?;
-    for bound in server.addrs() {
-        info!(address = %bound, "listening");
-    }
-    let server = server.run();
+    info!(address = %bound, "listening");
     let handle = server.handle();
     tokio::spawn(server);
     Ok(Server(handle))
+}
+
+/// What connections may be. The requests' own time limit ends before the server's does.
+fn bounds(time_limit: Duration, grace: Duration) -> Bounds {
+    Bounds {
+        workers: WORKERS,
+        connections: MAX_CONNECTIONS,
+        // Internal services may come through one proxy.
+        connections_per_address: u32::MAX,
+        proxies: Vec::new(),
+        head_bytes: MAX_HEAD_BYTES,
+        head_timeout: HEAD_TIMEOUT,
+        idle_timeout: KEEP_ALIVE,
+        answer_timeout: time_limit + HEAD_TIMEOUT,
+        write_timeout: WRITE_TIMEOUT,
+        grace,
+    }
 }
 
 /// Makes the events of all requests durable in groups. Those whose requests were answered while they waited are left:
 /// the publisher was told to publish them again.
 fn intake(pipeline: Pipeline, batch_events: u32, shutdown: &Shutdown) -> Intake {
     let group = NonZeroUsize::new(batch_events as usize).unwrap_or(NonZeroUsize::MIN);
-    let bounds = Bounds { waiting: WAITING, group, concurrent_groups: CONCURRENT_GROUPS };
+    let bounds = group_commit::Bounds { waiting: WAITING, group, concurrent_groups: CONCURRENT_GROUPS };
     GroupCommit::start(bounds, shutdown.tasks(), move |waiting: Vec<Waiting>| {
         let pipeline = pipeline.clone();
         async move {

@@ -40,6 +40,7 @@ fn main() -> ExitCode {
 }
 
 fn check(settings: &Settings) -> Result<(), String> {
+    http::check(settings).map_err(|error| error.to_string())?;
     backends::check(settings).map_err(|error| error.to_string())
 }
 

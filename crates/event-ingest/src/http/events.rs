@@ -9,9 +9,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
+use wire::published::essence;
 
 use crate::counted::{Outcome, Source};
-use crate::decode::essence;
 use crate::http::body::Body;
 use crate::http::items::Items;
 use crate::http::problem::Problem;
@@ -28,7 +28,7 @@ pub(crate) async fn post(
     payload: web::Payload,
     endpoint: web::Data<Endpoint>,
 ) -> Result<HttpResponse, Problem> {
-    auth::check(endpoint.token.as_ref(), request.headers())?;
+    auth::check(endpoint.tokens.as_ref(), request.headers())?;
     check_media_type(request.headers())?;
     let deadline = Instant::now() + endpoint.time_limit;
     let Body { bytes, share } = endpoint.bodies.read(request.headers(), payload, deadline).await?;

@@ -16,7 +16,7 @@ pub(crate) enum Problem {
     NotConfigured,
     #[error("a bearer token is required: Authorization: Bearer TOKEN")]
     TokenMissing,
-    #[error("the bearer token is not the one that is configured here")]
+    #[error("the bearer token is none of those that are configured here")]
     TokenInvalid,
     #[error("there is nothing here; events are published with POST /v1/events")]
     NotFound,

@@ -13,7 +13,7 @@ fn configured(name: &str) -> Binary {
         .env("LOK__AMQP__URL", "amqp://lok:hunter3@127.0.0.1:1/%2f")
         .env("LOK__SECRETS__KEYS", SECRET_KEYS)
         .env("LOK__AUTH__HS256_SECRET", "hunter4-hunter4-hunter4-hunter4-hunter4")
-        .env("LOK__INGEST__TOKEN", "hunter5")
+        .env("LOK__INGEST__TOKEN", "hunter5-hunter5-hunter5")
         .env("LOK__ADMIN__LISTEN", "127.0.0.1:0")
         .env("LOK__API__LISTEN", "127.0.0.1:0")
         .env("LOK__INGEST__LISTEN", "127.0.0.1:0")

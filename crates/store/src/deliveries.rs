@@ -1,6 +1,7 @@
 //! Deliveries: written when an event is fanned out, looked at before every attempt.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
@@ -14,6 +15,7 @@ use crate::error::StoreError;
 use crate::events::NewEvent;
 use crate::history::read_status;
 use crate::id_range::IdRange;
+use crate::manual::{ManualLimits, count_manual_attempt};
 use crate::pool::Store;
 use crate::reissue::fence;
 use crate::statement::Prepared;
@@ -130,9 +132,11 @@ const ABANDON: &str = "
         SET pending = webhook_statistics.pending + excluded.pending,
             failed = webhook_statistics.failed + excluded.failed";
 
+/// For a webhook of the user's, whatever the caller has looked at before.
 const INSERT_TEST_EVENT: &str = "
     INSERT INTO events (id, public_id, type, recipients, timestamp, body, is_test, received_at, fanned_out_at)
-    VALUES ($1, $2, $3, ARRAY[$4], $5, $6, true, $7, $7)";
+    SELECT $1, $2, $3, ARRAY[$4], $5, $6, true, $7, $7
+     WHERE EXISTS (SELECT FROM webhooks WHERE id = $8 AND user_id = $4)";
 
 impl Store {
     /// Writes the deliveries of fanned-out events, each once however often it is asked for, and marks
@@ -182,19 +186,23 @@ impl Store {
         Ok(())
     }
 
-    /// Stores a sample event for one webhook alone, with its delivery. Returns whether there is a delivery:
-    /// not if the webhook was deleted or disabled meanwhile.
+    /// Stores a sample event for one webhook alone, with its delivery, unless the user had too many of them lately.
     pub async fn create_test_delivery(
         &self,
         user: &UserId,
         event: &NewEvent,
         delivery: NewDelivery,
+        limits: ManualLimits,
         now: Timestamp,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<(), TestDeliveryError> {
         let mut connection = self.connection().await?;
-        let made = connection
+        connection
             .transaction(async |connection| {
-                sql_query(INSERT_TEST_EVENT)
+                let wait = count_manual_attempt(connection, user, delivery.webhook, limits, now).await?;
+                if let Some(wait) = wait {
+                    return Err(TestDeliveryError::TooMany { wait });
+                }
+                let inserted = sql_query(INSERT_TEST_EVENT)
                     .bind::<SqlUuid, _>(event.id.uuid())
                     .bind::<Text, _>(event.public_id().as_str())
                     .bind::<Text, _>(event.event_type.as_str())
@@ -202,31 +210,35 @@ impl Store {
                     .bind::<Text, _>(&event.timestamp)
                     .bind::<Binary, _>(event.body.as_ref())
                     .bind::<Timestamptz, _>(now)
+                    .bind::<SqlUuid, _>(delivery.webhook.uuid())
                     .execute(connection)
                     .await?;
+                if inserted == 0 {
+                    return Err(TestDeliveryError::NotTaken);
+                }
                 let new = record_fan_out(connection, &[delivery], &[], now).await?;
                 // Without its delivery the event is of no use to anyone.
                 if new.is_empty() { Err(TestDeliveryError::NotTaken) } else { Ok(()) }
             })
-            .await;
-        match made {
-            Ok(()) => Ok(true),
-            Err(TestDeliveryError::NotTaken) => Ok(false),
-            Err(TestDeliveryError::Store(error)) => Err(error),
-        }
+            .await
     }
 }
 
-/// Why a test delivery's transaction is rolled back.
-enum TestDeliveryError {
+/// A test event was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum TestDeliveryError {
+    /// The webhook was deleted or disabled meanwhile.
+    #[error("the webhook takes no events")]
     NotTaken,
-    Store(StoreError),
-}
-
-impl From<StoreError> for TestDeliveryError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
+    /// There were as many as are allowed within a minute.
+    #[error("too many attempts by hand within a minute; the next may be made in {wait:?}")]
+    TooMany {
+        /// How long to wait.
+        wait: Duration,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl From<diesel::result::Error> for TestDeliveryError {

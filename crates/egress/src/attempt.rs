@@ -53,6 +53,9 @@ pub enum AttemptError {
     /// Nobody accepts connections.
     #[error("connection failed: {0}")]
     Connect(String),
+    /// The operator's proxy did not let the request out.
+    #[error("egress proxy: {0}; the request did not get to the receiver")]
+    Proxy(String),
     /// The server's certificate or TLS is wrong.
     #[error("TLS: {0}")]
     Tls(String),

@@ -2,26 +2,29 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use domain::network::AddressPolicy;
-use http::{HeaderMap, Method, Request, Uri};
+use http::{Extensions, HeaderMap, Method, Request, Uri};
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::{CertificateError, ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::attempt::{Attempt, AttemptError, Outcome, Response};
 use crate::connect::{Bounded, Connector};
-use crate::resolve::Resolver;
+use crate::connection::{AwaitedAnswer, Connections, Usage};
+use crate::proxy::{Proxy, Route};
+use crate::resolve::{DnsConfig, Resolver};
+use crate::tls;
 
 /// Most headers of a response.
 const MAX_RESPONSE_HEADERS: usize = 100;
@@ -34,6 +37,13 @@ const STREAM_WINDOW: u32 = 32 * 1024;
 
 /// The same for one connection: a receiver that floods its answers fills this much memory.
 const CONNECTION_WINDOW: u32 = 256 * 1024;
+
+/// Bytes that are read of one answer beyond its head and what is kept of its body: trailers, how chunks and frames are
+/// written, and what was under way when the reading stopped.
+const ANSWER_OVERHEAD: usize = 128 * 1024;
+
+/// How much later than the last request on it can end a connection is cut, whatever goes on on it.
+const CONNECTION_SLACK: Duration = Duration::from_secs(2);
 
 /// How often an HTTP/2 connection with requests is asked whether it still lives, and how long the answer may take. All
 /// requests to a receiver share one: were it dead unnoticed, they would time out one after another.
@@ -52,8 +62,16 @@ pub struct EgressConfig {
     pub idle_timeout: Duration,
     /// Idle connections kept to one receiver.
     pub max_idle_per_host: usize,
+    /// Connections open at once, beyond which those that have done their request are closed.
+    pub max_connections: u32,
+    /// How long a connection takes new requests.
+    pub connection_lifetime: Duration,
+    /// The proxy that all connections go through. The environment's are not asked.
+    pub proxy: Option<Proxy>,
     /// Which addresses requests may go to.
     pub addresses: AddressPolicy,
+    /// How receivers' names are looked up.
+    pub dns: DnsConfig,
     /// PEM certificates to trust instead of the platform's.
     pub ca_file: Option<PathBuf>,
 }
@@ -75,8 +93,11 @@ type Https = legacy::Client<Bounded<HttpsConnector<Connector>>, Full<Bytes>>;
 #[derive(Clone)]
 pub struct Client {
     https: Https,
+    connections: Connections,
     timeout: Duration,
     response_limit: usize,
+    max_connections: u32,
+    connection_lifetime: Duration,
 }
 
 impl fmt::Debug for Client {
@@ -88,11 +109,17 @@ impl fmt::Debug for Client {
 impl Client {
     /// Sets up a client.
     pub fn new(config: EgressConfig) -> Result<Self, EgressError> {
-        let tls = tls(config.ca_file.as_deref())?;
+        let tls = tls::config(config.ca_file.as_deref())?;
+        // The last request on a connection starts before its idle time is over, after it stopped taking new ones.
+        let last_end = config.connection_lifetime + config.idle_timeout + config.timeout;
+        let answer = MAX_RESPONSE_HEAD + config.response_limit + ANSWER_OVERHEAD;
+        let connections = Connections::new(answer, last_end + CONNECTION_SLACK);
         let connector = Connector {
-            resolver: Resolver::new().map_err(EgressError::Setup)?,
+            resolver: Resolver::new(config.dns).map_err(EgressError::Setup)?,
             addresses: Arc::new(config.addresses),
             timeout: config.connect_timeout,
+            route: Route::new(config.proxy),
+            connections: connections.clone(),
         };
         let https = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
@@ -115,7 +142,19 @@ impl Client {
             .http2_keep_alive_interval(PING)
             .http2_keep_alive_timeout(PING)
             .build(https);
-        Ok(Self { https, timeout: config.timeout, response_limit: config.response_limit })
+        Ok(Self {
+            https,
+            connections,
+            timeout: config.timeout,
+            response_limit: config.response_limit,
+            max_connections: config.max_connections,
+            connection_lifetime: config.connection_lifetime,
+        })
+    }
+
+    /// The connections that are open, idle ones and those that are being made included.
+    pub fn open_connections(&self) -> u32 {
+        self.connections.open()
     }
 
     /// Posts a body. Ends by the deadline, whatever the receiver does.
@@ -142,57 +181,83 @@ impl Client {
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
 
-        let responded = timeout_at(deadline, self.https.request(request)).await;
-        let response =
-            responded.map_err(|_| AttemptError::Timeout(self.timeout))?.map_err(|error| explain(&error))?;
-        let status = response.status().as_u16();
-        let body = self.read_body(response.into_body(), deadline).await;
-        Ok(Response { status, body })
+        let mut captured = capture_connection(&mut request);
+        // Held until the answer was read.
+        let mut awaited = None;
+        let exchange = async {
+            let mut responding = pin!(self.https.request(request));
+            tokio::select! {
+                biased;
+                responded = &mut responding => return responded,
+                answer = self.take_part(&mut captured) => awaited = answer,
+            }
+            responding.await
+        };
+        let responded = match timeout_at(deadline, exchange).await {
+            Ok(responded) => responded.map_err(|error| explain(&error)),
+            Err(_) => Err(AttemptError::Timeout(self.timeout)),
+        };
+        let read = match responded {
+            Ok(response) => {
+                let status = response.status().as_u16();
+                let (body, end) = self.read_body(response.into_body(), deadline).await;
+                Ok((Response { status, body }, end))
+            }
+            Err(error) => Err(error),
+        };
+        drop(awaited);
+        if !matches!(read, Ok((_, BodyEnd::Read))) {
+            discard(&captured);
+        }
+        read.map(|(response, _)| response)
+    }
+
+    /// Waits for the request's connection, and counts the request in.
+    async fn take_part(&self, captured: &mut CaptureConnection) -> Option<AwaitedAnswer> {
+        let connected = captured.wait_for_connection_metadata().await;
+        let connected = connected.as_ref()?;
+        let mut extras = Extensions::new();
+        connected.get_extras(&mut extras);
+        let usage: &Arc<Usage> = extras.get()?;
+        if usage.age() >= self.connection_lifetime || self.connections.open() > self.max_connections {
+            connected.poison();
+        }
+        Some(usage.await_answer())
     }
 
     /// Reads what comes before the deadline and below the limit. The status has decided already: a body that
     /// is late, broken or endless is cut.
-    async fn read_body(&self, mut body: Incoming, deadline: Instant) -> Bytes {
+    async fn read_body(&self, mut body: Incoming, deadline: Instant) -> (Bytes, BodyEnd) {
         let mut kept = BytesMut::new();
-        while kept.len() < self.response_limit
-            && let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await
-        {
-            let Ok(data) = frame.into_data() else { continue };
-            let room = self.response_limit - kept.len();
-            kept.extend_from_slice(&data[..data.len().min(room)]);
-        }
-        kept.freeze()
+        let end = loop {
+            if kept.len() >= self.response_limit {
+                break if body.is_end_stream() { BodyEnd::Read } else { BodyEnd::Cut };
+            }
+            match timeout_at(deadline, body.frame()).await {
+                Ok(Some(Ok(frame))) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    let room = self.response_limit - kept.len();
+                    kept.extend_from_slice(&data[..data.len().min(room)]);
+                }
+                Ok(None) => break BodyEnd::Read,
+                Ok(Some(Err(_))) | Err(_) => break BodyEnd::Cut,
+            }
+        };
+        (kept.freeze(), end)
     }
 }
 
-fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, EgressError> {
-    let mut roots = RootCertStore::empty();
-    match ca_file {
-        Some(path) => {
-            let unusable = |reason: String| EgressError::Roots(format!("{}: {reason}", path.display()));
-            let certificates =
-                CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
-                roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
+/// Whether a body was read to its end.
+enum BodyEnd {
+    Read,
+    Cut,
+}
+
+/// Sees to it that a connection gets no more requests. Those that are on it already go on.
+fn discard(captured: &CaptureConnection) {
+    if let Some(connected) = captured.connection_metadata().as_ref() {
+        connected.poison();
     }
-    if roots.is_empty() {
-        return Err(EgressError::Roots(
-            "install the system's CA certificates or set egress.ca_file".to_owned(),
-        ));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| EgressError::Setup(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
 }
 
 /// Finds the cause that a developer can act on in an error's chain.
@@ -200,11 +265,11 @@ fn explain(error: &legacy::Error) -> AttemptError {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     let mut innermost = error.to_string();
     while let Some(current) = cause {
-        if let Some(known) = current.downcast_ref::<AttemptError>() {
+        if let Some(known) = find::<AttemptError>(current) {
             return known.clone();
         }
-        if let Some(tls) = find_tls(current) {
-            return AttemptError::Tls(describe_tls(tls));
+        if let Some(error) = find::<rustls::Error>(current) {
+            return AttemptError::Tls(tls::describe(error));
         }
         innermost = current.to_string();
         cause = current.source();
@@ -212,29 +277,9 @@ fn explain(error: &legacy::Error) -> AttemptError {
     if error.is_connect() { AttemptError::Connect(innermost) } else { AttemptError::Protocol(innermost) }
 }
 
-/// TLS errors travel inside I/O errors, whose `source` skips them.
-fn find_tls<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
-    let io: Option<&'a std::io::Error> = error.downcast_ref();
-    let inner = io.and_then(std::io::Error::get_ref).map(|inner| inner as &(dyn StdError + 'static));
-    error.downcast_ref().or_else(|| inner.and_then(find_tls))
-}
-
-fn describe_tls(error: &rustls::Error) -> String {
-    let rustls::Error::InvalidCertificate(certificate) = error else { return error.to_string() };
-    match certificate {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "the certificate has expired".to_owned()
-        }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "the certificate is not valid yet".to_owned()
-        }
-        CertificateError::UnknownIssuer => {
-            "the certificate's issuer is unknown: is the chain complete, or the certificate self-signed?"
-                .to_owned()
-        }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "the certificate is for another host name".to_owned()
-        }
-        other => format!("the certificate is not valid: {other}"),
-    }
+/// Errors travel inside I/O errors, whose `source` skips them.
+fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    let io: Option<&'a io::Error> = error.downcast_ref();
+    let inner = io.and_then(io::Error::get_ref).map(|inner| inner as &(dyn StdError + 'static));
+    error.downcast_ref().or_else(|| inner.and_then(find))
 }

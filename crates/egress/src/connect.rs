@@ -2,13 +2,13 @@
 
 use std::error::Error as StdError;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use domain::network::AddressPolicy;
+use domain::network::{AddressPolicy, Host, HostError};
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -16,6 +16,8 @@ use tokio::time::timeout;
 use tower_service::Service;
 
 use crate::attempt::AttemptError;
+use crate::connection::{Connection, Connections};
+use crate::proxy::Route;
 use crate::resolve::Resolver;
 
 /// Opens TCP connections, to allowed addresses only.
@@ -24,10 +26,12 @@ pub(crate) struct Connector {
     pub(crate) resolver: Resolver,
     pub(crate) addresses: Arc<AddressPolicy>,
     pub(crate) timeout: Duration,
+    pub(crate) route: Route,
+    pub(crate) connections: Connections,
 }
 
 impl Service<Uri> for Connector {
-    type Response = TokioIo<TcpStream>;
+    type Response = TokioIo<Connection>;
     type Error = Box<dyn StdError + Send + Sync>;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -37,7 +41,10 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connector = self.clone();
-        Box::pin(async move { Ok(TokioIo::new(connector.connect(&uri).await?)) })
+        Box::pin(async move {
+            let stream = connector.connect(&uri).await?;
+            Ok(TokioIo::new(connector.connections.admit(stream)))
+        })
     }
 }
 
@@ -71,45 +78,49 @@ where
 
 impl Connector {
     async fn connect(&self, uri: &Uri) -> Result<TcpStream, AttemptError> {
-        let host = uri.host().unwrap_or_default();
-        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
-        let allowed = self.allowed_addresses(host).await?;
+        let destinations = self.destinations(uri).await?;
 
         // Tried one after another, each with its share of the time that is left.
-        let share = self.timeout / u32::try_from(allowed.len()).unwrap_or(u32::MAX).clamp(1, 3);
-        let mut failure = AttemptError::Dns(format!("{host} has no address"));
-        for address in allowed {
-            let address = SocketAddr::new(address, port);
-            match timeout(share, TcpStream::connect(address)).await {
+        let share = self.timeout / u32::try_from(destinations.len()).unwrap_or(u32::MAX).clamp(1, 3);
+        let mut failure = AttemptError::Dns(format!("{} has no address", uri.host().unwrap_or_default()));
+        for destination in destinations {
+            match timeout(share, self.route.open(&self.resolver, destination)).await {
                 Ok(Ok(stream)) => {
                     let _ = stream.set_nodelay(true);
                     return Ok(stream);
                 }
-                Ok(Err(error)) => failure = AttemptError::Connect(format!("{address}: {error}")),
+                // Another address would not mend the proxy.
+                Ok(Err(error @ AttemptError::Proxy(_))) => return Err(error),
+                Ok(Err(error)) => failure = error,
                 Err(_) => failure = AttemptError::ConnectTimeout(share),
             }
         }
         Err(failure)
     }
 
-    /// The host's addresses that requests may go to; an error if there is none.
-    async fn allowed_addresses(&self, host: &str) -> Result<Vec<IpAddr>, AttemptError> {
-        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        let found = match literal {
-            Ok(address) => vec![address],
-            Err(_) => self.resolver.addresses(host).await?,
+    /// Where a request to a URL may go: what its host leads to at this moment, without what is blocked; an error if
+    /// nothing is left. What is connected to is what was checked here.
+    async fn destinations(&self, uri: &Uri) -> Result<Vec<SocketAddr>, AttemptError> {
+        let text = uri.host().unwrap_or_default();
+        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
+        // The rules of the URL's creation, again: nothing here relies on its having been checked.
+        let found = match self.addresses.check_host(text, port) {
+            Ok(Host::Address(address)) => vec![address],
+            Ok(Host::Name(name)) => self.resolver.addresses(&name).await?,
+            Err(HostError::Address(blocked)) => return Err(AttemptError::Blocked(blocked)),
+            Err(error) => return Err(AttemptError::Url(error.to_string())),
         };
-        let mut blocked = None;
-        let mut allowed = Vec::with_capacity(found.len());
+        let mut refused = None;
+        let mut destinations = Vec::with_capacity(found.len());
         for address in found {
             match self.addresses.check(address) {
-                Ok(()) => allowed.push(address),
-                Err(error) => blocked = Some(error),
+                Ok(()) => destinations.push(SocketAddr::new(address, port)),
+                Err(blocked) => refused = Some(AttemptError::Blocked(blocked)),
             }
         }
-        match blocked {
-            Some(blocked) if allowed.is_empty() => Err(AttemptError::Blocked(blocked)),
-            _ => Ok(allowed),
+        match refused {
+            Some(error) if destinations.is_empty() => Err(error),
+            _ => Ok(destinations),
         }
     }
 }

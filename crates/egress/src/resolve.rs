@@ -1,44 +1,207 @@
 //! From host names to addresses.
 
-use std::net::IpAddr;
-use std::time::Duration;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::ResolverConfig;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RecordType};
+use moka::Expiry;
+use moka::future::Cache;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tracing::warn;
 
 use crate::attempt::AttemptError;
 
-/// Names whose addresses are remembered, for as long as their records say.
-const CACHED_NAMES: u64 = 10_000;
+/// Addresses of a family that are used. Names with more have them for load balancing: any eight will do.
+const ADDRESSES_PER_FAMILY: usize = 8;
 
-/// The longest wait for one answer of one name server.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How much longer one family is waited for when the other has addresses already: some names' servers answer questions
+/// for IPv6 never (RFC 8305 §3 calls it the resolution delay).
+const RESOLUTION_DELAY: Duration = Duration::from_millis(250);
 
-/// Looks names up as the system's configuration says, without blocking the runtime.
+/// How long it is remembered that a name's servers failed. RFC 9520 §3.2 asks for at least this.
+const FAILURE_TTL: Duration = Duration::from_secs(1);
+
+/// How names are looked up.
+#[derive(Debug, Clone)]
+pub struct DnsConfig {
+    /// Name servers to ask instead of the system's.
+    pub name_servers: Vec<SocketAddr>,
+    /// Longest wait for a name's addresses, its turn included.
+    pub timeout: Duration,
+    /// Names that are looked up at once; one whose servers do not answer takes up to 16 sockets.
+    pub max_lookups: usize,
+    /// Names that are remembered, with their addresses or their lack of any.
+    pub cached_names: u64,
+    /// Longest time that addresses are remembered, whatever their records say.
+    pub max_ttl: Duration,
+    /// Longest time that the lack of addresses is remembered.
+    pub max_negative_ttl: Duration,
+}
+
+/// Looks names up without blocking the runtime: as the system's configuration says, and its hosts file.
 #[derive(Clone)]
-pub(crate) struct Resolver(TokioResolver);
+pub(crate) struct Resolver {
+    dns: TokioResolver,
+    known: Cache<String, Answer>,
+    turns: Arc<Semaphore>,
+    config: Arc<DnsConfig>,
+}
+
+/// What became of a question, and how long that holds.
+#[derive(Debug, Clone)]
+struct Answer {
+    addresses: Result<Arc<[IpAddr]>, Arc<str>>,
+    ttl: Duration,
+}
+
+/// Addresses of one family, and how long they hold.
+type Family = Result<(Vec<IpAddr>, Duration), NetError>;
+
+struct ForItsTtl;
+
+impl Expiry<String, Answer> for ForItsTtl {
+    fn expire_after_create(&self, _: &String, answer: &Answer, _: Instant) -> Option<Duration> {
+        Some(answer.ttl)
+    }
+
+    fn expire_after_update(&self, _: &String, answer: &Answer, _: Instant, _: Option<Duration>) -> Option<Duration> {
+        Some(answer.ttl)
+    }
+}
 
 impl Resolver {
-    pub(crate) fn new() -> Result<Self, String> {
-        let builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
-            warn!(%error, "no usable DNS configuration; only IP addresses and /etc/hosts can be reached");
-            let empty = ResolverConfig::from_parts(None, Vec::new(), Vec::new());
-            TokioResolver::builder_with_config(empty, TokioRuntimeProvider::default())
-        });
-        let mut builder = builder;
-        let options = builder.options_mut();
-        options.cache_size = CACHED_NAMES;
-        options.timeout = ANSWER_TIMEOUT;
-        options.attempts = 2;
-        // A receiver's name is whole: it is not tried in the search domains first, whatever `ndots` says there.
-        options.ndots = 0;
-        builder.build().map(Self).map_err(|error| error.to_string())
+    pub(crate) fn new(config: DnsConfig) -> Result<Self, String> {
+        let runtime = TokioRuntimeProvider::default();
+        let mut builder = if config.name_servers.is_empty() {
+            TokioResolver::builder_tokio().unwrap_or_else(|error| {
+                warn!(%error, "no usable DNS configuration; only IP addresses and the hosts file can be reached");
+                TokioResolver::builder_with_config(ResolverConfig::from_name_servers(Vec::new()), runtime)
+            })
+        } else {
+            let servers = config.name_servers.iter().copied().map(name_server).collect();
+            TokioResolver::builder_with_config(ResolverConfig::from_name_servers(servers), runtime)
+        };
+        limit(builder.options_mut(), &config);
+        Ok(Self {
+            dns: builder.build().map_err(|error| error.to_string())?,
+            known: Cache::builder().max_capacity(config.cached_names).expire_after(ForItsTtl).build(),
+            turns: Arc::new(Semaphore::new(config.max_lookups)),
+            config: Arc::new(config),
+        })
     }
 
+    /// A name's addresses, at most 16, the families by turns. However many ask for a name at once, it is looked up once.
+    ///
+    /// Cancellation: the look-up goes on if others wait for it.
     pub(crate) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, AttemptError> {
-        let found = self.0.lookup_ip(name).await.map_err(|error| AttemptError::Dns(error.to_string()))?;
-        Ok(found.iter().collect())
+        let answer = self.known.get_with_by_ref(name, self.look_up(name)).await;
+        answer
+            .addresses
+            .map(|addresses| addresses.to_vec())
+            .map_err(|reason| AttemptError::Dns(reason.to_string()))
     }
+
+    async fn look_up(&self, name: &str) -> Answer {
+        // Whole as it is: without the dot, the search domains of the system's configuration would be tried too.
+        let Ok(whole) = Name::from_ascii(format!("{name}.")) else {
+            return self.failed(format!("{name} is not a host name"));
+        };
+        let start = Instant::now();
+        let wait = self.config.timeout;
+        let Ok(turn) = timeout(wait, self.turns.acquire()).await else {
+            return self.failed("too many names are being looked up".to_owned());
+        };
+        let families = timeout(wait.saturating_sub(start.elapsed()), self.both_families(whole)).await;
+        drop(turn);
+        match families {
+            Ok((v4, v6)) => self.judge(name, v4, v6),
+            Err(_) => self.failed(format!("no answer for {name} within {wait:?}")),
+        }
+    }
+
+    async fn both_families(&self, name: Name) -> (Family, Family) {
+        let mut v4 = pin!(self.family(name.clone(), RecordType::A));
+        let mut v6 = pin!(self.family(name, RecordType::AAAA));
+        tokio::select! {
+            v4 = &mut v4 => { let v6 = other_family(&v4, v6).await; (v4, v6) }
+            v6 = &mut v6 => { let v4 = other_family(&v6, v4).await; (v4, v6) }
+        }
+    }
+
+    async fn family(&self, name: Name, record: RecordType) -> Family {
+        let found = self.dns.lookup(name, record).await?;
+        let ttl = found.valid_until().saturating_duration_since(Instant::now());
+        let addresses = found.answers().iter().filter_map(|record| record.data.ip_addr());
+        Ok((addresses.take(ADDRESSES_PER_FAMILY).collect(), ttl))
+    }
+
+    fn judge(&self, name: &str, v4: Family, v6: Family) -> Answer {
+        let error = match (v4, v6) {
+            (Ok((v4, v4_ttl)), Ok((v6, v6_ttl))) => return self.found(&v4, &v6, v4_ttl.min(v6_ttl)),
+            (Ok((v4, ttl)), Err(_)) => return self.found(&v4, &[], ttl),
+            (Err(_), Ok((v6, ttl))) => return self.found(&[], &v6, ttl),
+            // The server's failure, rather than the lack of the other family's addresses.
+            (Err(NetError::Dns(DnsError::NoRecordsFound(_))), Err(error)) | (Err(error), Err(_)) => error,
+        };
+        match error {
+            NetError::Dns(DnsError::NoRecordsFound(none)) => {
+                let reason = match none.response_code {
+                    ResponseCode::NXDomain => format!("{name} does not exist"),
+                    _ => format!("{name} has no address"),
+                };
+                let ttl = none.negative_ttl.map_or(FAILURE_TTL, |seconds| Duration::from_secs(seconds.into()));
+                Answer { addresses: Err(reason.into()), ttl: ttl.min(self.config.max_negative_ttl) }
+            }
+            error => self.failed(format!("{name}: {error}")),
+        }
+    }
+
+    fn found(&self, v4: &[IpAddr], v6: &[IpAddr], ttl: Duration) -> Answer {
+        let longer = v4.len().max(v6.len());
+        // By turns, so that a family without a route costs one try and not eight (RFC 8305 §4).
+        let addresses = (0..longer).flat_map(|at| [v4.get(at), v6.get(at)]).flatten().copied().collect();
+        Answer { addresses: Ok(addresses), ttl: ttl.min(self.config.max_ttl) }
+    }
+
+    fn failed(&self, reason: String) -> Answer {
+        Answer { addresses: Err(reason.into()), ttl: FAILURE_TTL.min(self.config.max_negative_ttl) }
+    }
+}
+
+/// Waits for the second family: to the end if the first one brought nothing.
+async fn other_family(first: &Family, second: impl Future<Output = Family>) -> Family {
+    match first {
+        Ok((addresses, _)) if !addresses.is_empty() => {
+            timeout(RESOLUTION_DELAY, second).await.unwrap_or(Err(NetError::Timeout))
+        }
+        _ => second.await,
+    }
+}
+
+fn name_server(address: SocketAddr) -> NameServerConfig {
+    let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+    for connection in &mut connections {
+        connection.port = address.port();
+    }
+    NameServerConfig::new(address.ip(), true, connections)
+}
+
+fn limit(options: &mut ResolverOpts, config: &DnsConfig) {
+    // Two tries of every name server fit into the whole.
+    options.timeout = config.timeout / 2;
+    options.attempts = 1;
+    // Its cache is bounded by the number of answers, each of which may have 64 KiB: ours has a few addresses a name.
+    options.cache_size = 0;
+    options.positive_max_ttl = Some(config.max_ttl);
+    // On one TCP connection, for answers too long for UDP.
+    options.max_active_requests = config.max_lookups.saturating_mul(2);
 }

@@ -5,7 +5,6 @@
 mod support;
 
 use std::convert::Infallible;
-use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,64 +15,21 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
 use rustls_pki_types::PrivateKeyDer;
+use support::authority::{Authority, authority, provider, server};
 use support::{TIMEOUT, config, loopback, post};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// An authority that signs receivers' certificates.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
-    }
-
-    /// A receiver's TLS with a certificate for `name`, changed by `change`.
-    fn tls(
-        &self,
-        name: &str,
-        protocols: &[&str],
-        change: impl FnOnce(&mut CertificateParams),
-    ) -> ServerConfig {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        change(&mut params);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-            )
-            .unwrap();
-        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        config
-    }
-
-    /// A client that trusts this authority.
-    fn client(&self) -> Client {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(self.pem.as_bytes()).unwrap();
-        let mut config = config(loopback());
-        config.ca_file = Some(file.path().to_owned());
-        // As long as under load, where a connection is never idle.
-        config.idle_timeout = TIMEOUT * 60;
-        Client::new(config).unwrap()
-    }
+/// A client that trusts this authority.
+fn client_of(authority: &Authority) -> Client {
+    let mut config = authority.trusted(config(loopback()));
+    // As long as under load, where a connection is never idle.
+    config.idle_timeout = TIMEOUT * 60;
+    Client::new(config).unwrap()
 }
 
 /// A receiver that answers with the HTTP version of the request.
@@ -120,7 +76,7 @@ async fn failure(client: &Client, url: &str) -> String {
 #[tokio::test]
 async fn the_newest_protocol_that_both_speak_is_spoken() {
     let authority = Authority::new("trusted");
-    let client = authority.client();
+    let client = client_of(&authority);
     let both = serve(authority.tls("localhost", &["h2", "http/1.1"], |_| {})).await;
     assert_eq!(body(&post(&client, &both).await), b"HTTP/2.0");
     let old = serve(authority.tls("localhost", &["http/1.1"], |_| {})).await;
@@ -132,7 +88,7 @@ async fn the_newest_protocol_that_both_speak_is_spoken() {
 #[tokio::test]
 async fn many_requests_at_once_over_http_2_all_succeed() {
     let authority = Authority::new("trusted");
-    let client = authority.client();
+    let client = client_of(&authority);
     let url = serve(authority.tls("localhost", &["h2"], |_| {})).await;
     let posts: Vec<_> = (0..200)
         .map(|_| {
@@ -149,7 +105,7 @@ async fn many_requests_at_once_over_http_2_all_succeed() {
 #[tokio::test]
 async fn an_http_2_connection_that_died_unnoticed_is_given_up() {
     let authority = Authority::new("trusted");
-    let client = authority.client();
+    let client = client_of(&authority);
     let url = serve(authority.tls("localhost", &["h2"], |_| {})).await;
     let receiver = url.parse::<http::Uri>().unwrap().port_u16().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -185,7 +141,7 @@ async fn an_http_2_connection_that_died_unnoticed_is_given_up() {
 #[tokio::test]
 async fn a_wrong_certificate_is_told_with_what_is_wrong() {
     let authority = Authority::new("trusted");
-    let client = authority.client();
+    let client = client_of(&authority);
     let expired = authority.tls("localhost", &[], |params| params.not_after = date_time_ymd(2020, 1, 1));
     assert_eq!(failure(&client, &serve(expired).await).await, "TLS: the certificate has expired");
     let early = authority.tls("localhost", &[], |params| params.not_before = date_time_ymd(4000, 1, 1));
@@ -193,10 +149,107 @@ async fn a_wrong_certificate_is_told_with_what_is_wrong() {
     let other = authority.tls("other.example", &[], |_| {});
     assert_eq!(failure(&client, &serve(other).await).await, "TLS: the certificate is for another host name");
     let stranger = Authority::new("stranger").tls("localhost", &[], |_| {});
-    assert_eq!(
-        failure(&client, &serve(stranger).await).await,
-        "TLS: the certificate's issuer is unknown: is the chain complete, or the certificate self-signed?"
-    );
+    assert_eq!(failure(&client, &serve(stranger).await).await, UNKNOWN);
+    let for_clients = authority.tls("localhost", &[], |params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    });
+    assert_eq!(failure(&client, &serve(for_clients).await).await, "TLS: the certificate is not for servers");
+}
+
+const UNKNOWN: &str =
+    "TLS: the certificate's issuer is unknown: is the chain complete, or the certificate self-signed?";
+
+/// A certificate that vouches for itself.
+fn self_signed(params: CertificateParams) -> ServerConfig {
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap().der().clone();
+    server(provider(), vec![certificate], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+}
+
+#[tokio::test]
+async fn a_certificate_that_vouches_for_itself_is_told_as_such() {
+    let client = client_of(&Authority::new("trusted"));
+    let plain = self_signed(CertificateParams::new(vec!["localhost".to_owned()]).unwrap());
+    assert_eq!(failure(&client, &serve(plain).await).await, UNKNOWN);
+    // As `openssl req -x509` makes them.
+    let mut params = authority("localhost");
+    params.subject_alt_names =
+        CertificateParams::new(vec!["localhost".to_owned()]).unwrap().subject_alt_names;
+    let own = failure(&client, &serve(self_signed(params)).await).await;
+    assert_eq!(own, "TLS: the certificate is self-signed, or an authority's own");
+}
+
+/// A server that answers the ClientHello with these bytes.
+async fn server_that_says(answer: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut hello = [0; 4096];
+        stream.read(&mut hello).await.unwrap();
+        stream.write_all(&answer).await.unwrap();
+        while stream.read(&mut hello).await.is_ok_and(|read| read > 0) {}
+    });
+    url
+}
+
+/// A fatal alert (RFC 8446 §6) of TLS 1.2's version.
+fn alert(description: u8) -> Vec<u8> {
+    vec![21, 3, 3, 0, 2, 2, description]
+}
+
+/// A ServerHello of this version (RFC 5246 §7.4.1.3), with TLS_RSA_WITH_AES_128_CBC_SHA.
+fn server_hello(version: [u8; 2]) -> Vec<u8> {
+    let mut body = version.to_vec();
+    body.extend([7; 32]);
+    body.extend([0, 0, 0x2f, 0]);
+    let length = u8::try_from(body.len()).unwrap();
+    let mut record = vec![22, version[0], version[1], 0, length + 4, 2, 0, 0, length];
+    record.extend(body);
+    record
+}
+
+#[tokio::test]
+async fn a_server_of_old_is_told_as_such() {
+    let client = client_of(&Authority::new("trusted"));
+    for answer in [alert(70), server_hello([3, 1]), server_hello([3, 2])] {
+        let failure = failure(&client, &server_that_says(answer).await).await;
+        assert_eq!(failure, "TLS: the server speaks neither TLS 1.2 nor TLS 1.3");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_ends_the_handshake_is_told_with_its_reason() {
+    let client = client_of(&Authority::new("trusted"));
+    for (description, reason) in [
+        (
+            40,
+            "no cipher suite or key exchange in common, or the server wants a client certificate; TLS 1.2 takes ECDHE \
+             with AES-GCM or ChaCha20-Poly1305",
+        ),
+        (112, "the server does not know this host name"),
+        (116, "the server wants a client certificate; there is none"),
+        (80, "the server ended the handshake: InternalError"),
+    ] {
+        let failure = failure(&client, &server_that_says(alert(description)).await).await;
+        assert_eq!(failure, format!("TLS: {reason}"));
+    }
+    // What nobody may choose: it was not offered.
+    let unoffered = failure(&client, &server_that_says(server_hello([3, 3])).await).await;
+    assert!(unoffered.starts_with("TLS: "), "{unoffered}");
+}
+
+#[tokio::test]
+async fn a_server_that_closes_within_the_handshake_is_a_failed_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read(&mut [0; 4096]).await.unwrap();
+    });
+    let attempt = post(&client_of(&Authority::new("trusted")), &url).await;
+    let Outcome::Failed(AttemptError::Connect(reason)) = &attempt.outcome else { panic!("{attempt:?}") };
+    println!("{reason}");
 }
 
 #[tokio::test]

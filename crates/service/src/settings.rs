@@ -2,6 +2,7 @@
 
 mod load;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -83,6 +84,8 @@ settings! {
         url: Option<Secret> = None,
         /// Put before every exchange and queue name, so that several stacks share a broker.
         prefix: String = String::new(),
+        /// Declare exchange and queues at every connect. Without, the process needs no right to: others have to.
+        declare: bool = true,
         /// Interval of heartbeats.
         heartbeat: Span = Span::secs(10),
         /// Longest wait for a connection, a channel or a declaration.
@@ -100,16 +103,42 @@ settings! {
         workers: u32 = 2,
         /// Largest request body.
         body_limit: Size = Size(64 * 1024),
-        /// Longest wait for a request's head and body.
+        /// Largest head of a request: its line and its header fields.
+        head_limit: Size = Size(32 * 1024),
+        /// Longest wait for a request's head, and as long again for its body.
         request_timeout: Span = Span::secs(15),
+        /// Longest time from a request's head to its answer; then it is answered 503.
+        answer_timeout: Span = Span::secs(60),
+        /// Longest time that a client takes to read its answer; then its connection is closed.
+        write_timeout: Span = Span::secs(15),
+        /// How long a connection without requests is kept.
+        idle_timeout: Span = Span::secs(75),
         /// Connections at once, per thread.
-        max_connections: u32 = 4096,
+        max_connections: u32 = 1024,
+        /// Connections at once of one IPv4 address or IPv6 /64; trusted proxies may have any number.
+        connections_per_address: u32 = 256,
+        /// Requests a second of one user, per replica. Reading counts 1, changing 2, a test event 5.
+        user_rate: u32 = 20,
+        /// Requests at once of a user who sent none for a while.
+        user_burst: u32 = 400,
+        /// Requests a second of one IPv4 address or IPv6 /64, per replica.
+        address_rate: u32 = 100,
+        /// Requests at once of an address that sent none for a while.
+        address_burst: u32 = 1000,
+        /// What a token that is not accepted counts for its address.
+        failed_token_cost: u32 = 10,
+        /// Users, and as many addresses, whose requests are counted apart.
+        remembered: u32 = 100_000,
+        /// CIDRs of the proxies and load balancers before the API: they are believed about who their clients are.
+        trusted_proxies: List<IpNet> = List::default(),
+        /// How they say it: `x-forwarded-for` or `forwarded`. They must not pass on what clients say in this header without adding to it.
+        proxy_header: ProxyHeader = ProxyHeader::XForwardedFor,
     }
     /// Taking events from internal services.
     ingest: Ingest {
         /// Where `POST /v1/events` listens.
         listen: Listen = Listen(([127, 0, 0, 1], 8081).into()),
-        /// The bearer token of `POST /v1/events`.
+        /// The bearer token of `POST /v1/events`; several, separated by commas, while one takes another's place.
         token: Option<Secret> = None,
         /// AMQP messages taken ahead; all of them may be as large as the broker lets them be.
         prefetch: u16 = 200,
@@ -160,10 +189,30 @@ settings! {
         allow_http: bool = false,
         /// CIDRs excepted from the blocked networks.
         allowed_networks: List<IpNet> = List::default(),
+        /// CIDRs that are blocked too, whether public or excepted: your own public addresses, a NAT64 prefix of your own.
+        blocked_networks: List<IpNet> = List::default(),
+        /// Name servers to ask instead of the system's: 10.0.0.53:53,[fd00::53]:53.
+        name_servers: List<SocketAddr> = List::default(),
+        /// Longest wait for a name's addresses; part of connect_timeout.
+        dns_timeout: Span = Span::secs(3),
+        /// Names that are looked up at once; one whose servers do not answer takes up to 16 sockets.
+        dns_lookups: u32 = 128,
+        /// Names that are remembered.
+        dns_cache: u32 = 10_000,
+        /// Longest time that a name's addresses are remembered, whatever DNS says.
+        dns_max_ttl: Span = Span::secs(300),
+        /// Longest time that the lack of addresses is remembered.
+        dns_max_negative_ttl: Span = Span::secs(10),
         /// Longest wait for DNS, connection and TLS; part of the attempt's time.
         connect_timeout: Span = Span::secs(5),
         /// How long an idle connection to a receiver is kept. Below the 2 s after which common servers close theirs.
         idle_timeout: Span = Span::millis(1500),
+        /// How long a connection to a receiver takes new requests. Changes of DNS take effect within it.
+        connection_lifetime: Span = Span::secs(300),
+        /// Connections open at once, beyond which none is kept idle.
+        max_connections: u32 = 4096,
+        /// A proxy that all requests leave through: http://user:password@host:port. The environment's proxies are never used.
+        proxy: Option<Secret> = None,
         /// PEM certificates to trust instead of the platform's.
         ca_file: Option<PathBuf> = None,
     }
@@ -189,14 +238,28 @@ settings! {
         hs256_secret: Option<Secret> = None,
         /// JWKS file with the public keys of `RS256`, `ES256` and `EdDSA` tokens.
         jwks_file: Option<PathBuf> = None,
-        /// JWKS URL; not served yet by this version: use a file.
+        /// URL of a JWKS with more of them; fetched at the start and again and again. https.
         jwks_url: Option<String> = None,
+        /// Accept plain `http` for the JWKS URL: for development.
+        jwks_allow_http: bool = false,
+        /// Longest time that fetched keys are used without asking again. `Cache-Control` can shorten it.
+        jwks_max_age: Span = Span::secs(300),
+        /// Shortest time between two fetches, however many tokens name keys that are not known.
+        jwks_min_interval: Span = Span::secs(5),
+        /// Longest wait for the whole of a JWKS.
+        jwks_timeout: Span = Span::secs(5),
+        /// Largest JWKS.
+        jwks_size_limit: Size = Size(256 * 1024),
+        /// PEM certificates to trust for the JWKS URL instead of the platform's.
+        jwks_ca_file: Option<PathBuf> = None,
         /// Required `iss`.
         issuer: Option<String> = None,
         /// Required `aud`.
         audience: Option<String> = None,
         /// Tolerated clock difference for `exp` and `nbf`.
         leeway: Span = Span::secs(30),
+        /// Farthest `exp`: a token that is valid for longer is refused.
+        max_lifetime: Span = Span::secs(366 * 86_400),
     }
     /// Encryption at rest.
     secrets: Secrets {
@@ -209,6 +272,12 @@ settings! {
         webhooks_per_user: u32 = 100,
         /// Event types per webhook.
         events_per_webhook: u32 = 20,
+        /// Test events per webhook within any minute, of all replicas together.
+        test_events_per_webhook: u32 = 20,
+        /// Test events per user within any minute, of all replicas together.
+        test_events_per_user: u32 = 100,
+        /// Idempotency keys per user within 24 hours.
+        idempotency_keys_per_user: u32 = 1000,
     }
     /// How long things are kept.
     retention: Retention {
@@ -225,6 +294,16 @@ settings! {
         /// From SIGTERM to the end of the process, at most; a dispatcher's is longer than delivery.timeout.
         grace: Span = Span::secs(15),
     }
+}
+
+/// The header in which proxies name their clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeader {
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
 }
 
 /// How log lines look.
@@ -257,6 +336,15 @@ impl Settings {
         bound("api.workers", self.api.workers.into(), 1, 256);
         bound("api.max_connections", self.api.max_connections.into(), 1, 1_000_000);
         bound("api.body_limit", bytes(self.api.body_limit), 1024, MAX_BODY);
+        // What actix reads ahead bounds a head too.
+        bound("api.head_limit", bytes(self.api.head_limit), 4096, 128 * 1024);
+        bound("api.connections_per_address", self.api.connections_per_address.into(), 1, 1_000_000);
+        bound("api.user_rate", self.api.user_rate.into(), 1, 1_000_000);
+        bound("api.user_burst", self.api.user_burst.into(), 10, 1_000_000);
+        bound("api.address_rate", self.api.address_rate.into(), 1, 1_000_000);
+        bound("api.address_burst", self.api.address_burst.into(), 10, 1_000_000);
+        bound("api.failed_token_cost", self.api.failed_token_cost.into(), 1, 1000);
+        bound("api.remembered", self.api.remembered.into(), 1, 100_000_000);
         bound("ingest.prefetch", self.ingest.prefetch.into(), 1, 60_000);
         bound("ingest.batch_events", self.ingest.batch_events.into(), 1, 10_000);
         bound("ingest.batch_bytes", bytes(self.ingest.batch_bytes), 1024, MAX_BODY);
@@ -272,10 +360,17 @@ impl Settings {
         bound("delivery.prefetch", self.delivery.prefetch.into(), 1, 60_000);
         bound("delivery.fan_out_prefetch", self.delivery.fan_out_prefetch.into(), 1, 1000);
         bound("delivery.body_memory", bytes(self.delivery.body_memory), 1024, MAX_BODY);
+        bound("egress.dns_lookups", self.egress.dns_lookups.into(), 1, 100_000);
+        bound("egress.dns_cache", self.egress.dns_cache.into(), 0, 10_000_000);
+        bound("egress.max_connections", self.egress.max_connections.into(), 1, 1_000_000);
         bound("cache.subscriptions", self.cache.subscriptions.into(), 1, 100_000_000);
         bound("cache.webhooks", self.cache.webhooks.into(), 1, 100_000_000);
+        bound("auth.jwks_size_limit", bytes(self.auth.jwks_size_limit), 1024, MAX_BODY);
         bound("limits.webhooks_per_user", self.limits.webhooks_per_user.into(), 1, 100_000);
         bound("limits.events_per_webhook", self.limits.events_per_webhook.into(), 1, 1000);
+        bound("limits.test_events_per_webhook", self.limits.test_events_per_webhook.into(), 1, 1000);
+        bound("limits.test_events_per_user", self.limits.test_events_per_user.into(), 1, 10_000);
+        bound("limits.idempotency_keys_per_user", self.limits.idempotency_keys_per_user.into(), 1, 100_000);
         bound("retention.days", self.retention.days.into(), 1, 3650);
 
         let mut span = |key, value: Span, min: Span, max: Span| {
@@ -295,11 +390,23 @@ impl Settings {
         span("amqp.publish_timeout", self.amqp.publish_timeout, Span::millis(10), Span::secs(3600));
         span("database.statement_timeout", self.database.statement_timeout, Span::millis(10), day);
         span("api.request_timeout", self.api.request_timeout, Span::millis(10), Span::secs(300));
+        span("api.answer_timeout", self.api.answer_timeout, Span::millis(10), Span::secs(600));
+        span("api.write_timeout", self.api.write_timeout, Span::millis(10), Span::secs(600));
+        span("api.idle_timeout", self.api.idle_timeout, Span::millis(10), Span::secs(3600));
         span("ingest.http_timeout", self.ingest.http_timeout, Span::millis(10), Span::secs(300));
         span("egress.connect_timeout", self.egress.connect_timeout, Span::millis(1), Span::secs(300));
+        span("egress.dns_timeout", self.egress.dns_timeout, Span::millis(10), Span::secs(300));
+        span("egress.dns_max_ttl", self.egress.dns_max_ttl, Span::secs(0), day);
+        span("egress.dns_max_negative_ttl", self.egress.dns_max_negative_ttl, Span::secs(0), Span::secs(3600));
         span("egress.idle_timeout", self.egress.idle_timeout, Span::millis(1), Span::secs(3600));
+        span("egress.connection_lifetime", self.egress.connection_lifetime, Span::secs(1), day);
         span("delivery.max_wait", self.delivery.max_wait, Span::millis(1), Span::secs(3600));
         span("cache.max_age", self.cache.max_age, Span::millis(10), Span::secs(3600));
+        span("auth.jwks_max_age", self.auth.jwks_max_age, Span::millis(100), day);
+        span("auth.jwks_min_interval", self.auth.jwks_min_interval, Span::millis(10), day);
+        span("auth.jwks_timeout", self.auth.jwks_timeout, Span::millis(10), Span::secs(60));
+        span("auth.leeway", self.auth.leeway, Span::secs(0), Span::secs(300));
+        span("auth.max_lifetime", self.auth.max_lifetime, Span::secs(60), Span::secs(3650 * 86_400));
         span("shutdown.grace", self.shutdown.grace, Span::secs(1), Span::secs(3600));
         for delay in &self.delivery.retry_delays.0 {
             span("delivery.retry_delays", *delay, Span::millis(1), Span::secs(7 * 86_400));

@@ -3,13 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a helper fails its test")]
 #![expect(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod authority;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use domain::network::AddressPolicy;
-use egress::{Attempt, Client, EgressConfig};
+use egress::{Attempt, Client, DnsConfig, EgressConfig};
 use http::HeaderMap;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -70,6 +72,17 @@ pub(crate) fn loopback() -> AddressPolicy {
     AddressPolicy::with_exceptions(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()])
 }
 
+pub(crate) fn dns() -> DnsConfig {
+    DnsConfig {
+        name_servers: Vec::new(),
+        timeout: TIMEOUT,
+        max_lookups: 16,
+        cached_names: 100,
+        max_ttl: Duration::from_secs(300),
+        max_negative_ttl: Duration::from_secs(10),
+    }
+}
+
 pub(crate) fn config(addresses: AddressPolicy) -> EgressConfig {
     EgressConfig {
         timeout: TIMEOUT,
@@ -77,7 +90,11 @@ pub(crate) fn config(addresses: AddressPolicy) -> EgressConfig {
         response_limit: LIMIT,
         idle_timeout: Duration::from_secs(1),
         max_idle_per_host: 4,
+        max_connections: 1000,
+        connection_lifetime: Duration::from_secs(60),
+        proxy: None,
         addresses,
+        dns: dns(),
         ca_file: None,
     }
 }

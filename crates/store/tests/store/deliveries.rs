@@ -3,11 +3,11 @@ use std::time::Duration;
 
 use domain::EventType::{BookingCancelled, BookingCreated};
 use domain::protocol::{DeliveryStatus, WebhookState};
-use store::{AttemptResult, WebhookChanges};
+use store::{AttemptResult, TestDeliveryError, WebhookChanges};
 use testkit::TestDatabase;
 
 use crate::support::{
-    attempt, counts, delivery, event, event_id, given_deliveries, given_webhook, now, statistics, store_of,
+    PLENTY, attempt, counts, delivery, event, event_id, given_deliveries, given_webhook, now, statistics, store_of,
     user,
 };
 
@@ -180,7 +180,7 @@ async fn a_test_delivery_is_stored_with_its_event_unless_the_webhook_takes_none(
     let webhook = given_webhook(&store, "alice", &[BookingCreated]).await;
     let sample = event(None, now());
     let made = delivery(sample.id, webhook.id);
-    assert!(store.create_test_delivery(&user("alice"), &sample, made, now()).await.unwrap());
+    store.create_test_delivery(&user("alice"), &sample, made, PLENTY, now()).await.unwrap();
     let states = store.check_deliveries(&[(made.id, true)]).await.unwrap();
     assert_eq!(states[&made.id].body, Some(sample.body.clone()));
     assert_eq!(statistics(&store, "alice", webhook.id).await, counts(1, 0, 0));
@@ -193,6 +193,7 @@ async fn a_test_delivery_is_stored_with_its_event_unless_the_webhook_takes_none(
     store.update_webhook(&user("alice"), webhook.id, off, now()).await.unwrap();
     let refused = event(None, now());
     let unmade = delivery(refused.id, webhook.id);
-    assert!(!store.create_test_delivery(&user("alice"), &refused, unmade, now()).await.unwrap());
+    let made = store.create_test_delivery(&user("alice"), &refused, unmade, PLENTY, now()).await;
+    assert!(matches!(made, Err(TestDeliveryError::NotTaken)), "{made:?}");
     assert_eq!(store.load_events(&[refused.id]).await.unwrap(), [], "no event without its delivery");
 }

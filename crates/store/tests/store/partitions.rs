@@ -112,7 +112,7 @@ async fn ids_and_keys_are_forgotten_after_24_hours() {
     let (before, today) = (now() - DAY, now());
     store.insert_events(&[event(Some("old"), before)], before - Duration::from_secs(1)).await.unwrap();
     store.insert_events(&[event(Some("new"), today)], today).await.unwrap();
-    let key = |key: &str| store::IdempotencyKey { key: key.to_owned(), fingerprint: vec![1] };
+    let key = |key: &str| store::IdempotencyKey { key: key.to_owned(), fingerprint: vec![1], most: 100 };
     let mut old = new_webhook("alice", &[BookingCreated]);
     old.created_at = before - Duration::from_secs(1);
     store.create_webhook(old, 100, Some(key("old"))).await.unwrap();

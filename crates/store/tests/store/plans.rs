@@ -11,8 +11,8 @@ use tokio_postgres::Client;
 
 use crate::support::{attempt, delivery, event, given_deliveries, given_webhook, now, store_of, user};
 
-/// Looks by index and whole reads of every table, once the sessions that made them have ended.
-async fn scans(client: &Client) -> BTreeMap<String, (i64, i64)> {
+/// Waits until the sessions of stores have ended: what they counted is known then.
+pub(crate) async fn sessions_ended(client: &Client) {
     let open = "SELECT count(*) FROM pg_stat_activity
                  WHERE datname = current_database() AND pid <> pg_backend_pid()
                    AND backend_type = 'client backend'";
@@ -23,6 +23,11 @@ async fn scans(client: &Client) -> BTreeMap<String, (i64, i64)> {
         }
     })
     .await;
+}
+
+/// Looks by index and whole reads of every table, once the sessions that made them have ended.
+async fn scans(client: &Client) -> BTreeMap<String, (i64, i64)> {
+    sessions_ended(client).await;
     let sql = "SELECT relname::text, COALESCE(idx_scan, 0), seq_scan FROM pg_stat_user_tables";
     let rows = client.query(sql, &[]).await.unwrap();
     rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect()

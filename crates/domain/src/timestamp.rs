@@ -1,6 +1,8 @@
 //! RFC 3339 timestamps as the platform reads and writes them.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use std::ops::RangeInclusive;
+
+use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
 
 /// The one type for points in time: UTC.
 pub type Timestamp = DateTime<Utc>;
@@ -13,6 +15,9 @@ pub fn format(at: Timestamp) -> String {
 
 /// The longest timestamp: RFC 3339 bounds no fraction, but it leaves as a header, and receivers bound those.
 const MAX_TIMESTAMP_BYTES: usize = 64;
+
+/// The years that RFC 3339 can write (§1).
+const YEARS: RangeInclusive<i32> = 0..=9999;
 
 /// A publisher's timestamp: the text that goes out in the payload and in `X-Lok-Timestamp`, and the
 /// instant it means.
@@ -35,6 +40,10 @@ impl PublishedTimestamp {
             return Err(InvalidTimestamp);
         }
         let instant = DateTime::parse_from_rfc3339(text).map_err(|_| InvalidTimestamp)?.to_utc();
+        // An offset may lead out of the years that have four digits.
+        if !YEARS.contains(&instant.year()) {
+            return Err(InvalidTimestamp);
+        }
         let text = if is_utc_as_written(text) {
             text.to_owned()
         } else {
@@ -100,6 +109,15 @@ mod tests {
         for text in ["", "now", "2024-01-15", "2024-01-15T10:30:00", "2024-13-15T10:30:00Z", "1705314600"] {
             assert_eq!(PublishedTimestamp::parse(text), Err(InvalidTimestamp), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_in_another_year_than_rfc_3339_can_write_in_utc_is_refused() {
+        for text in ["9999-12-31T23:30:00-01:00", "0000-01-01T00:00:00+01:00"] {
+            assert_eq!(PublishedTimestamp::parse(text), Err(InvalidTimestamp), "{text}");
+        }
+        assert_eq!(leaves_as("9999-12-31T23:30:00+01:00"), "9999-12-31T22:30:00Z");
+        assert_eq!(leaves_as("0000-01-01T00:00:00-01:00"), "0000-01-01T01:00:00Z");
     }
 
     #[test]

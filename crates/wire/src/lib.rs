@@ -5,6 +5,7 @@ pub mod fan_out;
 pub mod names;
 pub mod platform_event;
 pub mod probe;
+pub mod published;
 pub mod rejected;
 pub mod topology;
 

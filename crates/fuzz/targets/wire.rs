@@ -1,0 +1,6 @@
+//! See the README of `fuzz`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    fuzz::wire::check(input);
+});

@@ -154,7 +154,8 @@ impl Keeper {
                 }
                 let keys = (!nothing_yet).then(|| set.keys.into());
                 self.known.send_replace(after(keys, true));
-                max_age.unwrap_or(self.max_age).min(self.max_age).max(self.min_interval)
+                let good_for = max_age.unwrap_or(self.max_age).min(self.max_age).max(self.min_interval);
+                if nothing_yet { self.min_interval } else { good_for }
             }
             Err(error) => {
                 counter!("jwks_fetches_total", "outcome" => "failure").increment(1);

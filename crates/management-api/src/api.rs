@@ -6,8 +6,9 @@ use domain::webhook_url::UrlPolicy;
 use ring::rand::SystemRandom;
 use service::Clock;
 use service::settings::Api as HttpSettings;
-use store::Store;
+use store::{ManualLimits, Store};
 
+use crate::rate::Rates;
 use crate::token::Verifier;
 
 /// The state behind the calls.
@@ -26,6 +27,12 @@ pub(crate) struct Api {
     pub(crate) urls: UrlPolicy,
     /// What users may have.
     pub(crate) limits: Limits,
+    /// How often users may cause attempts by hand.
+    pub(crate) manual: ManualLimits,
+    /// How many idempotency keys of a user are remembered.
+    pub(crate) idempotency_keys_per_user: u32,
+    /// How many requests users and addresses may send.
+    pub(crate) rates: Rates,
     /// The HTTP server's bounds.
     pub(crate) http: HttpSettings,
     /// The time.

@@ -7,11 +7,15 @@ mod database;
 mod deliveries;
 mod event_types;
 mod fields;
+mod jwks;
+mod jws;
 mod keys;
 mod language;
 mod observe;
 mod problem;
 mod query;
+mod rate;
+mod routes;
 mod rules;
 mod server;
 mod test_event;
@@ -21,6 +25,7 @@ mod webhooks;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use actix_web::web;
 use anyhow::Context as _;
@@ -30,16 +35,17 @@ use domain::network::AddressPolicy;
 use domain::webhook_url::{Schemes, UrlPolicy};
 use ring::rand::SystemRandom;
 use service::{Clock, Context, ServiceInfo, Settings};
-use store::Store;
+use store::{ManualLimits, Store};
 use tracing::info;
 
 use crate::api::Api;
+use crate::rate::Rates;
 use crate::token::Verifier;
 
 const INFO: ServiceInfo = ServiceInfo {
     name: "management-api",
     about: "lets developers manage their webhooks over HTTP",
-    required: &["database.url", "amqp.url", "secrets.keys", "auth.hs256_secret|auth.jwks_file"],
+    required: &["database.url", "amqp.url", "secrets.keys", "auth.hs256_secret|auth.jwks_file|auth.jwks_url"],
     check,
     admin: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9080),
 };
@@ -58,7 +64,10 @@ async fn serve(context: Context) -> anyhow::Result<()> {
     let stopping = shutdown.soft();
     let (database_check, broker_check) = (readiness.check("database"), readiness.check("broker"));
 
-    let verifier = Verifier::new(&settings.auth)?;
+    let (verifier, keeper) = Verifier::new(&settings.auth)?;
+    if let Some(keeper) = keeper {
+        tokio::spawn(keeper.run(readiness.check("token keys"), clock.clone(), stopping.clone()));
+    }
     let store = backends::store(&settings, INFO.name)?;
     if !backends::schema_known(&store, &database_check, stopping).await? {
         return Ok(());
@@ -94,12 +103,19 @@ fn api(settings: &Settings, verifier: Verifier, store: Store, broker: &Broker, c
         verifier,
         urls: UrlPolicy {
             schemes: if egress.allow_http { Schemes::HttpToo } else { Schemes::HttpsOnly },
-            addresses: AddressPolicy::with_exceptions(egress.allowed_networks.0.clone()),
+            addresses: AddressPolicy::with_exceptions(egress.allowed_networks.0.clone())
+                .without(egress.blocked_networks.0.clone()),
         },
         limits: Limits {
             webhooks_per_user: limits.webhooks_per_user,
             events_per_webhook: limits.events_per_webhook,
         },
+        manual: ManualLimits {
+            per_webhook: limits.test_events_per_webhook,
+            per_user: limits.test_events_per_user,
+        },
+        idempotency_keys_per_user: limits.idempotency_keys_per_user,
+        rates: Rates::new(&settings.api, Instant::now()),
         http: settings.api.clone(),
         clock,
         random: SystemRandom::new(),

@@ -4,19 +4,27 @@ use std::time::Instant;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::Method;
 use actix_web::http::header::{CONNECTION, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, web};
+use actix_web::{Error, HttpResponse, web};
 use metrics::{counter, histogram};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::api::Api;
 use crate::language::Language;
 use crate::problem::Problem;
+use crate::rate::Entry;
 use crate::texts::Reason;
 
-/// Counts, times and renders.
+/// Longest path and query. The longest that means anything has some 120 bytes.
+const MAX_TARGET_BYTES: usize = 4096;
+
+/// Most header fields; browsers behind two proxies send some 30.
+const MAX_HEADER_FIELDS: usize = 64;
+
+/// Counts, times, limits and renders.
 pub(crate) async fn observe(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -24,11 +32,19 @@ pub(crate) async fn observe(
     let started = Instant::now();
     let (language, method) = (Language::of(request.request()), method_label(request.method()));
     let stopping = request.app_data::<web::Data<CancellationToken>>().cloned();
-    let response = next.call(request).await?.map_into_boxed_body();
+    let entry = request.app_data::<web::Data<Api>>().cloned().map(|api| Entry::of(&request, api));
+    let refused = entry.as_ref().and_then(Entry::refusal).or_else(|| head_refusal(&request));
+    let response = match refused {
+        Some(problem) => request.into_response(HttpResponse::from_error(problem)),
+        None => next.call(request).await?.map_into_boxed_body(),
+    };
     let mut response = match refusal(&response) {
         Some(problem) => response.into_response(problem.render(language)),
         None => response,
     };
+    if let Some(entry) = entry {
+        entry.leave(&mut response);
+    }
     if stopping.is_some_and(|stopping| stopping.is_cancelled()) {
         // Whoever keeps the connection for the next request has to find another replica.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -42,6 +58,17 @@ pub(crate) async fn observe(
         .increment(1);
     histogram!("http_request_duration_seconds", "route" => route).record(elapsed);
     Ok(response)
+}
+
+/// What a head may not be. Larger heads never come here: see `ingress`.
+fn head_refusal(request: &ServiceRequest) -> Option<Problem> {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if target > MAX_TARGET_BYTES {
+        return Some(Problem::new(StatusCode::URI_TOO_LONG, Reason::TargetTooLong { limit: MAX_TARGET_BYTES }));
+    }
+    let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    let is_crowded = request.headers().len() > MAX_HEADER_FIELDS;
+    is_crowded.then(|| Problem::new(status, Reason::TooManyHeaderFields { limit: MAX_HEADER_FIELDS }))
 }
 
 /// The problem to render, for every answer that is none yet.

@@ -1,6 +1,7 @@
 //! Errors as `application/problem+json` (RFC 9457). This is the only place that writes one.
 
 use std::fmt;
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CONTENT_LANGUAGE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
@@ -10,6 +11,7 @@ use store::StoreError;
 use tracing::error;
 
 use crate::language::Language;
+use crate::rate::whole_seconds;
 use crate::texts::{Reason, title};
 
 /// Seconds after which a caller may try again when the database or the broker is away.
@@ -22,6 +24,8 @@ pub(crate) struct Problem {
     reason: Reason,
     errors: Vec<FieldError>,
     allow: Option<String>,
+    /// When the same request may be served, in seconds from now.
+    retry_after: Option<u64>,
 }
 
 /// What is wrong with one field.
@@ -43,7 +47,7 @@ impl FieldError {
 impl Problem {
     /// A problem of this status.
     pub(crate) fn new(status: StatusCode, reason: Reason) -> Self {
-        Self { status, reason, errors: Vec::new(), allow: None }
+        Self { status, reason, errors: Vec::new(), allow: None, retry_after: None }
     }
 
     /// Fields that are not valid.
@@ -64,6 +68,12 @@ impl Problem {
     /// The database or the broker is away; the same request may be served later.
     pub(crate) fn unavailable() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Reason::Unavailable)
+    }
+
+    /// There were too many; the next is served after `wait`.
+    pub(crate) fn too_many(reason: Reason, wait: Duration) -> Self {
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, reason);
+        Self { retry_after: Some(whole_seconds(wait)), ..problem }
     }
 
     /// Our fault. Details belong into the log.
@@ -87,6 +97,9 @@ impl Problem {
         }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS));
+        }
+        if let Some(seconds) = self.retry_after {
+            response.insert_header((RETRY_AFTER, seconds));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             response.insert_header((WWW_AUTHENTICATE, self.challenge()));

@@ -4,18 +4,19 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use actix_web::dev::Server;
-use actix_web::http::Method;
 use actix_web::middleware::from_fn;
-use actix_web::{App, HttpServer, Resource, Route, guard, web};
+use actix_web::{App, Resource, Route, guard, web};
+use ingress::Bounds;
+use service::settings::Api as Settings;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
+use crate::auth::identify;
 use crate::observe::observe;
 use crate::problem::Problem;
+use crate::rate::limit_user;
+use crate::routes::{Call, PATHS, Path};
 use crate::{deliveries, event_types, test_event, webhooks};
-
-/// How long a connection without requests is kept.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// The port could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -32,62 +33,72 @@ pub(crate) fn bind(
     grace: Duration,
     stopping: CancellationToken,
 ) -> Result<(Server, SocketAddr), ListenError> {
-    let settings = api.http.clone();
-    let address = settings.listen.0;
+    let (address, bounds) = (api.http.listen.0, bounds(&api.http, grace));
     let stopping = web::Data::new(stopping);
-    let server = HttpServer::new(move || {
+    let (server, bound) = ingress::listen(address, &bounds, move || {
         App::new()
             .app_data(api.clone())
             .app_data(stopping.clone())
             .configure(routes)
             .default_service(web::to(async || Err::<&'static str, _>(Problem::not_found())))
+            .wrap(from_fn(limit_user))
+            .wrap(from_fn(identify))
             .wrap(from_fn(observe))
     })
-    .workers(usize::try_from(settings.workers).unwrap_or(1))
-    .max_connections(usize::try_from(settings.max_connections).unwrap_or(usize::MAX))
-    .client_request_timeout(settings.request_timeout.0)
-    .keep_alive(KEEP_ALIVE)
-    .shutdown_timeout(grace.as_secs())
-    .disable_signals()
-    .bind(address)
     .map_err(|source| ListenError { address, source })?;
-    let bound = server.addrs().first().copied().unwrap_or(address);
-    Ok((server.run(), bound))
+    Ok((server, bound))
+}
+
+fn bounds(settings: &Settings, grace: Duration) -> Bounds {
+    let many = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    Bounds {
+        workers: many(settings.workers),
+        connections: many(settings.max_connections),
+        connections_per_address: settings.connections_per_address,
+        proxies: settings.trusted_proxies.0.clone(),
+        head_bytes: settings.head_limit.0,
+        head_timeout: settings.request_timeout.0,
+        idle_timeout: settings.idle_timeout.0,
+        answer_timeout: settings.answer_timeout.0,
+        write_timeout: settings.write_timeout.0,
+        grace,
+    }
 }
 
 fn routes(config: &mut web::ServiceConfig) {
-    let get = || web::route().guard(guard::Any(guard::Get()).or(guard::Head()));
-    let get_put_delete: &[Method] = &[Method::GET, Method::HEAD, Method::PUT, Method::DELETE];
-    let get_post: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
-    let (get_only, post_only): (&[Method], &[Method]) = (&[Method::GET, Method::HEAD], &[Method::POST]);
-
-    config
-        .service(
-            resource("/api/webhooks", get_post)
-                .route(get().to(webhooks::list))
-                .route(web::post().to(webhooks::create)),
-        )
-        .service(
-            resource("/api/webhooks/{id}", get_put_delete)
-                .route(get().to(webhooks::show))
-                .route(web::put().to(webhooks::update))
-                .route(web::delete().to(webhooks::delete)),
-        )
-        .service(
-            resource("/api/webhooks/{id}/regenerate-secret", post_only)
-                .route(web::post().to(webhooks::regenerate_secret)),
-        )
-        .service(resource("/api/webhooks/{id}/test", post_only).route(web::post().to(test_event::send)))
-        .service(resource("/api/webhooks/{id}/deliveries", get_only).route(get().to(deliveries::list)))
-        .service(resource("/api/event-types", get_only).route(get().to(event_types::list)));
+    for path in PATHS {
+        config.service(resource(path));
+    }
 }
 
-/// A path that refuses other methods than these by naming them.
-fn resource(path: &str, methods: &[Method]) -> Resource {
-    let allow = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+/// A path that refuses other methods than its own by naming those.
+fn resource(path: &Path) -> Resource {
+    let methods = path.calls.iter().map(|(method, _)| if *method == "GET" { "GET, HEAD" } else { method });
+    let allow = methods.collect::<Vec<_>>().join(", ");
     let refuse = move || {
         let problem = Problem::method_not_allowed(allow.clone());
         async move { Err::<&'static str, _>(problem) }
     };
-    web::resource(path).default_service(Route::new().to(refuse))
+    let resource = web::resource(path.pattern).default_service(Route::new().to(refuse));
+    path.calls.iter().fold(resource, |resource, (method, call)| {
+        let route = match *method {
+            "GET" => web::route().guard(guard::Any(guard::Get()).or(guard::Head())),
+            other => web::route().guard(guard::fn_guard(move |request| request.head().method.as_str() == other)),
+        };
+        resource.route(handled(*call, route))
+    })
+}
+
+fn handled(call: Call, route: Route) -> Route {
+    match call {
+        Call::ListWebhooks => route.to(webhooks::list),
+        Call::CreateWebhook => route.to(webhooks::create),
+        Call::ShowWebhook => route.to(webhooks::show),
+        Call::UpdateWebhook => route.to(webhooks::update),
+        Call::DeleteWebhook => route.to(webhooks::delete),
+        Call::RegenerateSecret => route.to(webhooks::regenerate_secret),
+        Call::SendTestEvent => route.to(test_event::send),
+        Call::ListDeliveries => route.to(deliveries::list),
+        Call::ListEventTypes => route.to(event_types::list),
+    }
 }

@@ -12,7 +12,7 @@ use domain::timestamp::PublishedTimestamp;
 use domain::{DeliveryId, EventId, EventType, UserId, WebhookId, body};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use store::{NewDelivery, NewEvent, StoreError};
+use store::{NewDelivery, NewEvent, StoreError, TestDeliveryError};
 use tokio::time::timeout;
 use tracing::{info, warn};
 use wire::{DeliveryJob, PROTOBUF};
@@ -48,8 +48,8 @@ pub(crate) async fn send(
     request: HttpRequest,
     api: web::Data<Api>,
 ) -> Result<HttpResponse, Problem> {
-    let id = webhook_id(&request)?;
     let event_type = wanted_event(body.object_or_empty()?)?;
+    let id = webhook_id(&request)?;
     let webhook = own_webhook(&api, &user, id).await?;
     if !webhook.active {
         return Err(Problem::unprocessable(Reason::WebhookInactive));
@@ -61,11 +61,7 @@ pub(crate) async fn send(
     let sample = Sample::new(&api, event_type, &user, id)?;
     let answer = sample.answer()?;
     let now = api.clock.now();
-    let created = api.store.create_test_delivery(&user, &sample.event, sample.delivery, now);
-    if !bounded(created).await? {
-        // Deleted, turned off or changed between the look at it and now.
-        return Err(Problem::unprocessable(Reason::WebhookInactive));
-    }
+    bounded(api.store.create_test_delivery(&user, &sample.event, sample.delivery, api.manual, now)).await?;
     publish(&api, &sample).await?;
     info!(webhook.id = %id, delivery.id = %sample.delivery.id, event = %event_type, "test event sent");
     Ok(HttpResponse::Accepted().json(answer))
@@ -152,6 +148,17 @@ async fn publish(api: &Api, sample: &Sample) -> Result<(), Problem> {
     let abandoned = [(delivery, "the test event could not be sent: message broker not available")];
     bounded(api.store.abandon_deliveries(&abandoned)).await?;
     Err(Problem::unavailable())
+}
+
+impl From<TestDeliveryError> for Problem {
+    fn from(error: TestDeliveryError) -> Self {
+        match error {
+            // Deleted, turned off or changed between the look at it and now.
+            TestDeliveryError::NotTaken => Self::unprocessable(Reason::WebhookInactive),
+            TestDeliveryError::TooMany { wait } => Self::too_many(Reason::TooManyTestEvents, wait),
+            TestDeliveryError::Store(error) => error.into(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use actix_web::http::header::{CACHE_CONTROL, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, web};
 use domain::signature::WebhookSecret;
 use domain::{EventType, UserId, WebhookId, timestamp};
-use serde::Serialize;
-use store::{CreateError, Created, IdempotencyKey, NewWebhook, Webhook, WebhookChanges};
+use serde::{Serialize, Serializer};
+use store::{CreateError, Created, Disclosed, IdempotencyKey, NewWebhook, Webhook, WebhookChanges};
 use tracing::info;
 
 use crate::api::Api;
@@ -35,7 +35,7 @@ struct WebhookDocument<'a> {
     url: &'a str,
     events: Vec<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    secret: Option<&'a str>,
+    secret: Option<ShownToOwner<'a>>,
     active: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<&'a str>,
@@ -43,6 +43,16 @@ struct WebhookDocument<'a> {
     disabled_reason: Option<&'a str>,
     created_at: String,
     updated_at: String,
+}
+
+/// A secret on its way to its owner, once: the one place that writes a secret out.
+#[derive(Debug)]
+struct ShownToOwner<'a>(&'a WebhookSecret);
+
+impl Serialize for ShownToOwner<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.expose())
+    }
 }
 
 impl<'a> WebhookDocument<'a> {
@@ -60,8 +70,8 @@ impl<'a> WebhookDocument<'a> {
         }
     }
 
-    fn with_secret(webhook: &'a Webhook) -> Self {
-        Self { secret: Some(webhook.secret.expose()), ..Self::without_secret(webhook) }
+    fn with_secret(disclosed: &'a Disclosed) -> Self {
+        Self { secret: Some(ShownToOwner(&disclosed.secret)), ..Self::without_secret(&disclosed.webhook) }
     }
 }
 
@@ -84,7 +94,11 @@ pub(crate) async fn create(
 ) -> Result<HttpResponse, Problem> {
     let key = idempotency_key(&request)?;
     let wanted = rules(&api).wanted(body.object()?)?;
-    let idempotency = key.map(|key| IdempotencyKey { key, fingerprint: wanted.fingerprint() });
+    let idempotency = key.map(|key| IdempotencyKey {
+        key,
+        fingerprint: wanted.fingerprint(),
+        most: api.idempotency_keys_per_user,
+    });
     let now = api.clock.now();
     let new = NewWebhook {
         id: WebhookId::generate(now, &api.random).map_err(store::StoreError::from)?,
@@ -96,20 +110,20 @@ pub(crate) async fn create(
         created_at: now,
     };
     let created = bounded(api.store.create_webhook(new, api.limits.webhooks_per_user, idempotency)).await?;
-    let (webhook, replayed) = match created {
-        Created::New(webhook) => {
-            info!(webhook.id = %webhook.id, "webhook created");
-            (webhook, false)
+    let (disclosed, replayed) = match created {
+        Created::New(disclosed) => {
+            info!(webhook.id = %disclosed.webhook.id, "webhook created");
+            (disclosed, false)
         }
-        Created::Replayed(webhook) => (webhook, true),
+        Created::Replayed(disclosed) => (disclosed, true),
     };
     let mut response = HttpResponse::Created();
-    response.insert_header((LOCATION, format!("/api/webhooks/{}", webhook.id)));
+    response.insert_header((LOCATION, format!("/api/webhooks/{}", disclosed.webhook.id)));
     response.insert_header((CACHE_CONTROL, "no-store"));
     if replayed {
         response.insert_header((IDEMPOTENCY_REPLAYED, "true"));
     }
-    Ok(response.json(WebhookDocument::with_secret(&webhook)))
+    Ok(response.json(WebhookDocument::with_secret(&disclosed)))
 }
 
 /// `GET /api/webhooks`
@@ -145,8 +159,9 @@ pub(crate) async fn update(
     request: HttpRequest,
     api: web::Data<Api>,
 ) -> Result<HttpResponse, Problem> {
-    let id = webhook_id(&request)?;
+    // What was sent is checked first, whatever the id is: an id that cannot be must not show by another answer.
     let changes = rules(&api).changes(body.object()?)?;
+    let id = webhook_id(&request)?;
     let webhook = if changes == WebhookChanges::default() {
         own_webhook(&api, &user, id).await?
     } else {
@@ -182,11 +197,11 @@ pub(crate) async fn regenerate_secret(
     let secret = WebhookSecret::generate(&api.random).map_err(store::StoreError::from)?;
     let now = api.clock.now();
     let regenerated = api.store.regenerate_secret(&user, id, &secret, now + PREVIOUS_SECRET, now);
-    let webhook = bounded(regenerated).await?.ok_or_else(Problem::not_found)?;
+    let disclosed = bounded(regenerated).await?.ok_or_else(Problem::not_found)?;
     info!(webhook.id = %id, "secret regenerated");
     let mut response = HttpResponse::Ok();
     response.insert_header((CACHE_CONTROL, "no-store"));
-    Ok(response.json(WebhookDocument::with_secret(&webhook)))
+    Ok(response.json(WebhookDocument::with_secret(&disclosed)))
 }
 
 /// The id in the path. What is no id is as absent as an id of nothing.
@@ -222,6 +237,9 @@ impl From<CreateError> for Problem {
                 Self::new(StatusCode::CONFLICT, Reason::WebhookLimitReached { limit })
             }
             CreateError::KeyReused => Self::unprocessable(Reason::IdempotencyKeyReused),
+            CreateError::TooManyKeys { limit, wait } => {
+                Self::too_many(Reason::TooManyIdempotencyKeys { limit }, wait)
+            }
             CreateError::Store(error) => error.into(),
         }
     }

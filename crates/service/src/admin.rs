@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpResponse, web};
+use ingress::Bounds;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::readiness::Readiness;
@@ -26,7 +27,7 @@ pub fn start(
     readiness: Readiness,
     metrics: PrometheusHandle,
 ) -> Result<(ServerHandle, SocketAddr), AdminError> {
-    let server = HttpServer::new(move || {
+    let (server, bound) = ingress::listen(address, &bounds(), move || {
         App::new()
             .app_data(web::Data::new(readiness.clone()))
             .app_data(web::Data::new(metrics.clone()))
@@ -34,18 +35,28 @@ pub fn start(
             .route("/readyz", web::get().to(readyz))
             .route("/metrics", web::get().to(render_metrics))
     })
-    .workers(1)
-    .max_connections(64)
-    .client_request_timeout(Duration::from_secs(5))
-    .shutdown_timeout(1)
-    .disable_signals()
-    .bind(address)
     .map_err(|source| AdminError { address, source })?;
-    let bound = server.addrs().first().copied().unwrap_or(address);
-    let server = server.run();
     let handle = server.handle();
     tokio::spawn(server);
     Ok((handle, bound))
+}
+
+/// For a few who ask now and then, all of them ours.
+fn bounds() -> Bounds {
+    const CONNECTIONS: u16 = 64;
+    const PATIENCE: Duration = Duration::from_secs(5);
+    Bounds {
+        workers: 1,
+        connections: CONNECTIONS.into(),
+        connections_per_address: CONNECTIONS.into(),
+        proxies: Vec::new(),
+        head_bytes: 16 * 1024,
+        head_timeout: PATIENCE,
+        idle_timeout: PATIENCE,
+        answer_timeout: PATIENCE,
+        write_timeout: PATIENCE,
+        grace: Duration::from_secs(1),
+    }
 }
 
 async fn readyz(readiness: web::Data<Readiness>) -> HttpResponse {

@@ -2,8 +2,14 @@
 
 mod errors;
 mod history;
+mod hostile;
 mod idempotency;
+mod jwks;
 mod life;
+mod limits;
+mod patience;
+mod raw;
+mod strangers;
 mod test_event;
 mod tokens;
 mod webhooks;
@@ -14,6 +20,20 @@ use testkit::{Answer, ApiClient, Stack};
 /// A stack of the API alone.
 async fn api_alone() -> Stack {
     Stack::builder().ingests(0).dispatchers(0).start().await
+}
+
+/// Limits that no test meets, for those that ask a lot.
+const UNLIMITED: [(&str, &str); 4] = [
+    ("LOK__API__USER_RATE", "100000"),
+    ("LOK__API__USER_BURST", "1000000"),
+    ("LOK__API__ADDRESS_RATE", "100000"),
+    ("LOK__API__ADDRESS_BURST", "1000000"),
+];
+
+/// A stack of the API alone, with these limits.
+async fn unlimited_api() -> Stack {
+    let builder = Stack::builder().ingests(0).dispatchers(0);
+    UNLIMITED.into_iter().fold(builder, |builder, (name, value)| builder.env(name, value)).start().await
 }
 
 /// The request body of the guide.

@@ -1,0 +1,124 @@
+//! Clients that make the server wait, while others are served.
+
+use std::time::{Duration, Instant};
+
+use testkit::Stack;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use crate::raw::{PATIENCE, RawAnswer, connect};
+use crate::{UNLIMITED, problem};
+
+/// As long as no connection may be left alone here; the times below are a fraction of it.
+const LONG: Duration = Duration::from_secs(20);
+
+async fn impatient() -> (Stack, String) {
+    let builder = Stack::builder().ingests(0).dispatchers(0).env("LOK__API__REQUEST_TIMEOUT", "1s");
+    let builder = builder.env("LOK__API__WRITE_TIMEOUT", "1s");
+    let mut stack =
+        UNLIMITED.into_iter().fold(builder, |builder, (name, value)| builder.env(name, value)).start().await;
+    let url = stack.api.as_mut().expect("an API").url().await;
+    (stack, url)
+}
+
+/// Sends `start`, then a byte now and then, until the server has closed the connection; returns what it said.
+async fn drip(mut stream: TcpStream, start: &[u8], byte: u8) -> RawAnswer {
+    stream.write_all(start).await.expect("the service reads");
+    let (mut reader, mut writer) = stream.split();
+    let mut answer = Vec::new();
+    let dripping = async {
+        while writer.write_all(&[byte]).await.is_ok() {
+            sleep(Duration::from_millis(100)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = dripping => unreachable!("it never ends"),
+        read = timeout(LONG, reader.read_to_end(&mut answer)) => drop(read.expect("the connection is closed")),
+    }
+    RawAnswer::read(&answer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_and_bodies_that_drip_are_given_up_while_others_are_served() {
+    let (stack, url) = impatient().await;
+    let token = testkit::token::hs256(stack.hs256_secret(), "user_1");
+    let post = format!(
+        "POST /api/webhooks HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n"
+    );
+    let dripping = async {
+        let clients = (0..50).map(async |number| {
+            let (start, byte) = match number % 3 {
+                0 => ("GET / HTTP/1.1\r\nhost: ".to_owned(), b'x'),
+                1 => (format!("{post}content-length: 1000\r\n\r\n{{"), b' '),
+                _ => (format!("{post}transfer-encoding: chunked\r\n\r\nfff\r\n{{"), b' '),
+            };
+            let answer = drip(connect(&url).await, start.as_bytes(), byte).await;
+            assert!(answer.status == 408 && answer.is_problem(), "{number}: {answer:?}");
+        });
+        futures_util::future::join_all(clients).await;
+    };
+    let good = async {
+        for _ in 0..20 {
+            stack.api("user_2").get("/api/webhooks").await.expect(200);
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::join!(dripping, good);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_nobody_reads_is_given_up() {
+    let (stack, url) = impatient().await;
+    let token = testkit::token::hs256(stack.hs256_secret(), "user_1");
+    // More than the system buffers: the largest answer there is, asked for again and again.
+    let ask = format!("GET /api/event-types HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
+    let mut deaf = connect(&url).await;
+    let started = Instant::now();
+    let asking = async {
+        while started.elapsed() < LONG {
+            if deaf.write_all(ask.as_bytes()).await.is_err() {
+                return true;
+            }
+        }
+        false
+    };
+    // Once nothing is taken any more, the server resets the connection, whatever it still holds.
+    let is_closed = timeout(LONG, asking).await.unwrap_or(false);
+    assert!(is_closed, "{:?}", started.elapsed());
+    stack.api("user_2").get("/api/webhooks").await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_has_so_many_connections_and_keeps_those_it_has() {
+    let builder = Stack::builder().ingests(0).dispatchers(0).env("LOK__API__CONNECTIONS_PER_ADDRESS", "5");
+    let mut stack = builder.start().await;
+    let url = stack.api.as_mut().unwrap().url().await;
+    let api = stack.api("user_1");
+    api.get("/api/webhooks").await.expect(200);
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        let mut stream = connect(&url).await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 4096];
+        let read = timeout(PATIENCE, stream.read(&mut answer)).await.unwrap().unwrap_or(0);
+        held.push((RawAnswer::read(&answer[..read]).status, stream));
+    }
+    let refused = held.iter().filter(|(status, _)| matches!(status, 0 | 429)).count();
+    assert!((5..=6).contains(&refused), "{:?}", held.iter().map(|(status, _)| status).collect::<Vec<_>>());
+    api.get("/api/webhooks").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_body_that_says_it_is_too_large_is_not_waited_for() {
+    let (stack, url) = impatient().await;
+    let token = testkit::token::hs256(stack.hs256_secret(), "user_1");
+    let head = format!(
+        "POST /api/webhooks HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
+         content-length: 9999999999\r\n\r\n"
+    );
+    let answer = crate::raw::exchange(&url, head.as_bytes()).await;
+    assert!(answer.status == 413 && answer.is_problem(), "{answer:?}");
+    assert_eq!(problem(stack.api("user_1").get("/nowhere").await, 404), "not_found");
+}

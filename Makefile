@@ -1,6 +1,6 @@
 # Every target is one script; LOK__… and the variables named in deploy/dev/stack.sh choose.
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs wipe demo test chaos lint bench k8s-check asyncapi-check
+.PHONY: help up down status logs wipe demo test chaos fuzz lint audit bench k8s-check asyncapi-check
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\): ## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '  %-16s %s\n' "$$target" "$$text"; done
@@ -29,8 +29,14 @@ test: ## every test, from a bare machine (TESTS=name for some)
 chaos: ## kill, stop and cut off everything at random, then prove that nothing was lost (MINUTES=5, SEED, WIPE=1)
 	@deploy/dev/chaos.sh
 
+fuzz: ## look for inputs that break a rule, with libFuzzer on a nightly toolchain (MINUTES=10, TARGET; see crates/fuzz)
+	@deploy/dev/fuzz.sh
+
 lint: ## formatting, clippy, documentation, scripts, dependencies
 	@deploy/dev/lint.sh
+
+audit: ## dependencies against the RustSec advisory database, which it fetches from GitHub
+	@deploy/dev/audit.sh
 
 bench: ## throughput and latency, measured
 	@deploy/dev/bench.sh

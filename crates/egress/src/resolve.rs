@@ -73,7 +73,13 @@ impl Expiry<String, Answer> for ForItsTtl {
         Some(answer.ttl)
     }
 
-    fn expire_after_update(&self, _: &String, answer: &Answer, _: Instant, _: Option<Duration>) -> Option<Duration> {
+    fn expire_after_update(
+        &self,
+        _: &String,
+        answer: &Answer,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
         Some(answer.ttl)
     }
 }
@@ -158,7 +164,8 @@ impl Resolver {
                     ResponseCode::NXDomain => format!("{name} does not exist"),
                     _ => format!("{name} has no address"),
                 };
-                let ttl = none.negative_ttl.map_or(FAILURE_TTL, |seconds| Duration::from_secs(seconds.into()));
+                let ttl =
+                    none.negative_ttl.map_or(FAILURE_TTL, |seconds| Duration::from_secs(seconds.into()));
                 Answer { addresses: Err(reason.into()), ttl: ttl.min(self.config.max_negative_ttl) }
             }
             error => self.failed(format!("{name}: {error}")),

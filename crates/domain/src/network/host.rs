@@ -7,7 +7,7 @@ use super::{AddressPolicy, BlockedAddress, BlockedPort, is_bad};
 /// Names that are none of the public DNS, with every name below them: what they lead to, if to anything, lies in
 /// somebody's own network. `.example` is none of them: software is to treat it like any other (RFC 6761 §6.5), and it
 /// leads nowhere.
-const NOT_PUBLIC: [&str; 17] = [
+const NOT_PUBLIC: [&str; 18] = [
     "localhost",   // RFC 6761 §6.3
     "test",        // RFC 6761 §6.2
     "invalid",     // RFC 6761 §6.4
@@ -16,8 +16,9 @@ const NOT_PUBLIC: [&str; 17] = [
     "alt",         // RFC 9476 §2: other name systems
     "arpa",        // RFC 3172: infrastructure; RFC 8375's `home.arpa` and RFC 7050's `ipv4only.arpa` among it
     "internal",    // ICANN resolution 2024.07.29.06
-    "localdomain", // hosts files
-    "intranet",    // RFC 6762, appendix G, this one to `lan`
+    "localdomain", // hosts files, this one and the next
+    "localdomain6",
+    "intranet", // RFC 6762, appendix G, this one to `lan`
     "private",
     "corp",
     "home",
@@ -81,8 +82,9 @@ impl AddressPolicy {
 
     fn check_name(&self, name: &str, port: u16) -> Result<Host, HostError> {
         let name = name.strip_suffix('.').unwrap_or(name);
-        let is_below =
-            |parent: &str| name.strip_suffix(parent).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        let is_below = |parent: &str| {
+            name.strip_suffix(parent).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
         let is_ours = is_below("localhost") && self.check(IpAddr::V4(Ipv4Addr::LOCALHOST)).is_ok();
         if !is_dns_name(name) || !is_ours && (!name.contains('.') || NOT_PUBLIC.into_iter().any(is_below)) {
             return Err(HostError::NotPublic(name.to_owned()));

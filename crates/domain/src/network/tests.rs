@@ -122,7 +122,8 @@ fn nothing_else_is_refused() {
 
     let registered = blocks_of(true);
     let own = SPECIAL_V4.iter().map(|(network, _)| Block::parse(&network.to_string()));
-    let edges: BTreeSet<u128> = registered.iter().copied().chain(own).flat_map(|block| block.edges()).collect();
+    let edges: BTreeSet<u128> =
+        registered.iter().copied().chain(own).flat_map(|block| block.edges()).collect();
     for number in edges {
         let is_registered = registered.iter().any(|block| block.contains(number));
         assert_eq!(is_open(&default, v4(number)), !is_registered, "{}", v4(number));
@@ -130,7 +131,8 @@ fn nothing_else_is_refused() {
 
     let registered = blocks_of(false);
     let own = SPECIAL_V6.iter().map(|(network, _)| Block::parse(&network.to_string()));
-    let edges: BTreeSet<u128> = registered.iter().copied().chain(own).flat_map(|block| block.edges()).collect();
+    let edges: BTreeSet<u128> =
+        registered.iter().copied().chain(own).flat_map(|block| block.edges()).collect();
     for number in edges {
         let address = Ipv6Addr::from(number);
         let is_registered = registered.iter().any(|block| block.contains(number));
@@ -139,7 +141,9 @@ fn nothing_else_is_refused() {
         }
     }
 
-    for address in ["1.1.1.1", "223.255.255.255", "2606:4700::1111", "2a00:1450::1", "2003::1", "::ffff:8.8.8.8"] {
+    for address in
+        ["1.1.1.1", "223.255.255.255", "2606:4700::1111", "2a00:1450::1", "2003::1", "::ffff:8.8.8.8"]
+    {
         assert!(is_open(&default, address.parse::<IpAddr>().unwrap()), "{address}");
     }
 }
@@ -162,7 +166,7 @@ fn no_cloud_gives_out_its_metadata() {
         "169.254.170.2",   // AWS ECS
         "169.254.170.23",  // AWS EKS
         "fd00:ec2::254",
-        "fd20:ce::254", // Google
+        "fd20:ce::254",    // Google
         "100.100.100.200", // Alibaba
         "192.0.0.192",     // Oracle
         "168.63.129.16",   // Azure
@@ -207,7 +211,8 @@ fn an_exception_of_tunnelled_addresses_opens_those_whose_ipv4_address_is_open() 
     for address in blocks(REGISTRY_V4).iter().flat_map(Block::edges).map(v4) {
         let is_public = is_open(&AddressPolicy::default(), address);
         assert_eq!(is_open(&every_v6, address.to_ipv6_mapped()), is_public, "mapped {address}");
-        for form in embedded(address).into_iter().filter(|form| !form.is_unspecified() && !form.is_loopback()) {
+        for form in embedded(address).into_iter().filter(|form| !form.is_unspecified() && !form.is_loopback())
+        {
             assert!(!is_open(&every_v6, form) || is_public, "{address} as {form}");
         }
     }
@@ -283,18 +288,54 @@ fn a_name_that_is_none_of_the_public_dns_is_refused() {
     let long_label = format!("{}.example.com", "a".repeat(64));
     let long_name = format!("{}example.com", "a.".repeat(122));
     for text in [
-        "localhost", "LOCALHOST", "localhost.", "a.localhost", "ｌｏｃａｌｈｏｓｔ", "local\u{ad}host", "%6cocalhost",
-        "rabbitmq", "com", "printer.local", "metadata.google.internal", "router.home.arpa",
-        "1.0.0.127.in-addr.arpa", "ipv4only.arpa", "nas.lan", "mail.corp", "x.home", "x.private", "x.intranet",
-        "x.localdomain", "x.test", "x.invalid", "x.alt", "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion",
-        "kubernetes.default.svc", "kubernetes.default.svc.cluster.local.", "a..example.com", "example.com..",
-        "localhost..", "127.0.0.1..", ".example.com", "a,b.example.com", "*.example.com", "a'b.example.com",
-        &long_label, &long_name,
+        "localhost",
+        "LOCALHOST",
+        "localhost.",
+        "a.localhost",
+        "ｌｏｃａｌｈｏｓｔ",
+        "local\u{ad}host",
+        "%6cocalhost",
+        "rabbitmq",
+        "com",
+        "printer.local",
+        "metadata.google.internal",
+        "router.home.arpa",
+        "1.0.0.127.in-addr.arpa",
+        "ipv4only.arpa",
+        "nas.lan",
+        "mail.corp",
+        "x.home",
+        "x.private",
+        "x.intranet",
+        "x.localdomain",
+        "x.test",
+        "x.invalid",
+        "x.alt",
+        "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local.",
+        "a..example.com",
+        "example.com..",
+        "localhost..",
+        "127.0.0.1..",
+        ".example.com",
+        "a,b.example.com",
+        "*.example.com",
+        "a'b.example.com",
+        &long_label,
+        &long_name,
     ] {
         let refused = policy.check_host(text, 443);
         assert!(matches!(refused, Err(HostError::NotPublic(_))), "{text}: {refused:?}");
     }
-    for text in ["notlocalhost.com", "localhost.example.com", "local.example", "internal.fr", "mylan.com", "x.example"] {
+    for text in [
+        "notlocalhost.com",
+        "localhost.example.com",
+        "local.example",
+        "internal.fr",
+        "mylan.com",
+        "x.example",
+    ] {
         assert!(policy.check_host(text, 443).is_ok(), "{text}");
     }
 }
@@ -302,9 +343,31 @@ fn a_name_that_is_none_of_the_public_dns_is_refused() {
 #[test]
 fn what_is_no_host_in_any_spelling_is_refused() {
     for text in [
-        "", "[", "[::1", "::1", "1.2.3.4.5", "256.1.1.1", "1.2.3.08", "0x100000000", "4294967296", "example.1",
-        "example.0x1", "[fe80::1%25eth0]", "[fe80::1%eth0]", "[::127.0.0.1.]", "[::ffff:127.1]", "a b", "a/b", "a@b",
-        "a%00b", "a%2fb", "%", "xn--a", "1.1.1.1:80", "127.0.0.1%0a", "ex\u{ff}\u{fffe}ample.com",
+        "",
+        "[",
+        "[::1",
+        "::1",
+        "1.2.3.4.5",
+        "256.1.1.1",
+        "1.2.3.08",
+        "0x100000000",
+        "4294967296",
+        "example.1",
+        "example.0x1",
+        "[fe80::1%25eth0]",
+        "[fe80::1%eth0]",
+        "[::127.0.0.1.]",
+        "[::ffff:127.1]",
+        "a b",
+        "a/b",
+        "a@b",
+        "a%00b",
+        "a%2fb",
+        "%",
+        "xn--a",
+        "1.1.1.1:80",
+        "127.0.0.1%0a",
+        "ex\u{ff}\u{fffe}ample.com",
     ] {
         let refused = AddressPolicy::default().check_host(text, 443);
         assert!(matches!(refused, Err(HostError::NotAHost(_))), "{text}: {refused:?}");

@@ -32,13 +32,18 @@ pub(crate) const MAX_SHUTDOWN: Duration = Duration::from_secs(15 + 5);
 
 /// Short waits, so that a run ends, and servers that are given up soon. A dispatcher that is killed has to repeat what
 /// it has on the wire: with the default of 768 a short run would have more of that than of anything else.
-const ENVIRONMENT: [(&str, &str); 8] = [
+const ENVIRONMENT: [(&str, &str); 12] = [
     ("LOK__DELIVERY__RETRY_DELAYS", "2s,5s"),
     ("LOK__DELIVERY__TIMEOUT", "2s"),
     ("LOK__DELIVERY__PARK_DELAY", "2s"),
     ("LOK__DELIVERY__MAX_IN_FLIGHT", "64"),
     ("LOK__DELIVERY__MAX_IN_FLIGHT_PER_WEBHOOK", "16"),
     ("LOK__AMQP__HEARTBEAT", "2s"),
+    // One user, at one address, reads the whole history in the end.
+    ("LOK__API__USER_RATE", "100000"),
+    ("LOK__API__USER_BURST", "100000"),
+    ("LOK__API__ADDRESS_RATE", "100000"),
+    ("LOK__API__ADDRESS_BURST", "100000"),
     ("LOK__RECOVERY__INTERVAL", "2s"),
     ("LOK__RECOVERY__SLACK", "15s"),
 ];

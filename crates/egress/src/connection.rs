@@ -16,10 +16,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// session tickets, and what HTTP/2 tells of itself.
 const OVERHEAD: i64 = 192 * 1024;
 
-/// Bytes that are read before other tasks have their turn. HTTP/2 bounds bodies by its windows, but nothing bounds
-/// interim responses: the task that waits for the answer throws them away, and must come to it before more are read.
-const STRETCH: usize = 16 * 1024;
-
 /// The connections of one client, and their bounds.
 #[derive(Clone)]
 pub(crate) struct Connections {
@@ -48,7 +44,6 @@ impl Connections {
             stream,
             usage: Arc::new(usage),
             end: Box::pin(sleep_until(opened + self.lifetime)),
-            stretch: 0,
             open: self.open.clone(),
         }
     }
@@ -106,13 +101,11 @@ fn signed(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// A TCP connection that ends in time, brings no more than its answers, and leaves other tasks their turn.
+/// A TCP connection that ends in time and brings no more than its answers.
 pub(crate) struct Connection {
     stream: TcpStream,
     usage: Arc<Usage>,
     end: Pin<Box<Sleep>>,
-    /// Bytes read since the last pause.
-    stretch: usize,
     open: Arc<AtomicU32>,
 }
 
@@ -145,22 +138,9 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let connection = self.get_mut();
         connection.poll_alive(context)?;
-        if connection.stretch >= STRETCH {
-            connection.stretch = 0;
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut connection.stream).poll_read(context, buffer);
-        match &polled {
-            Poll::Ready(Ok(())) => {
-                let read = buffer.filled().len() - before;
-                connection.stretch += read;
-                connection.usage.receive(read)?;
-            }
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending => connection.stretch = 0,
-        }
+        connection.usage.receive(buffer.filled().len() - before)?;
         polled
     }
 }

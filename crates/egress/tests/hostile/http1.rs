@@ -1,13 +1,16 @@
 //! Over HTTP/1.1.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use egress::{AttemptError, Outcome};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
 use crate::siege::{Aftermath, Attacker, Siege};
-use crate::support::LIMIT;
+use crate::support::{LIMIT, post};
 
 /// What is said of one that sends without end.
 const FLOOD: &str = "the receiver sent more than a response may have";
@@ -22,6 +25,15 @@ async fn read_request(attacker: &mut Attacker) -> String {
 
 async fn attacked(attack: impl AsyncFnOnce(&mut Attacker)) -> Aftermath {
     let siege = Siege::plain().run(async |attacker| {
+        read_request(attacker).await;
+        attack(attacker).await;
+    });
+    siege.await
+}
+
+/// The same, until the attempt's time is over.
+async fn attacked_to_the_deadline(attack: impl AsyncFnOnce(&mut Attacker)) -> Aftermath {
+    let siege = Siege::plain().to_the_deadline().run(async |attacker| {
         read_request(attacker).await;
         attack(attacker).await;
     });
@@ -63,14 +75,16 @@ async fn a_chunked_body_without_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_head_byte_by_byte() {
-    attacked(async |attacker| attacker.drip([b"H"; 1000]).await).await.protocol_error_or_timeout();
+    attacked_to_the_deadline(async |attacker| attacker.drip([b"H"; 1000]).await)
+        .await
+        .protocol_error_or_timeout();
     let head = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-    attacked(async |attacker| attacker.drip(head.chunks(1)).await).await.is_timeout();
+    attacked_to_the_deadline(async |attacker| attacker.drip(head.chunks(1)).await).await.is_timeout();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_byte_by_byte() {
-    let aftermath = attacked(async |attacker| {
+    let aftermath = attacked_to_the_deadline(async |attacker| {
         attacker.send("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await;
         attacker.drip([b"x"; 1000]).await;
     });
@@ -99,11 +113,45 @@ async fn interim_responses_without_end() {
     assert_eq!(flooded("", "HTTP/1.1 100 Continue\r\nx: y\r\n\r\n").await.protocol_error(), FLOOD);
 }
 
+/// Good answers are no credit for a flood.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn interim_responses_without_end_after_many_answers() {
+    const ANSWERS: usize = 500;
+    let client = Siege::plain().client();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    // One connection, mostly: the client may open another while the first is on its way back to the idle ones.
+    let answered = Arc::new(AtomicUsize::new(0));
+    tokio::spawn(async move {
+        loop {
+            let mut attacker = Attacker::over(listener.accept().await.unwrap().0);
+            let answered = answered.clone();
+            tokio::spawn(async move {
+                loop {
+                    read_request(&mut attacker).await;
+                    if answered.fetch_add(1, Ordering::SeqCst) == ANSWERS {
+                        break attacker.flood("HTTP/1.1 102 Processing\r\n\r\n").await;
+                    }
+                    attacker.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+                }
+            });
+        }
+    });
+    for _ in 0..ANSWERS {
+        assert!(matches!(post(&client, &url).await.outcome, Outcome::Responded(_)));
+    }
+    let attempt = post(&client, &url).await;
+    let flooded = AttemptError::Protocol(FLOOD.to_owned());
+    assert!(matches!(&attempt.outcome, Outcome::Failed(error) if *error == flooded), "{attempt:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn interim_responses_again_and_again() {
-    attacked(async |attacker| attacker.drip(["HTTP/1.1 103 Early Hints\r\n\r\n"; 1000]).await)
-        .await
-        .is_timeout();
+    attacked_to_the_deadline(async |attacker| {
+        attacker.drip(["HTTP/1.1 103 Early Hints\r\n\r\n"; 1000]).await
+    })
+    .await
+    .is_timeout();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -143,7 +191,8 @@ async fn lengths_that_are_lies() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_length_beyond_what_comes() {
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nso far";
-    let response = attacked(async |attacker| assert!(attacker.send(head).await)).await.response();
+    let response =
+        attacked_to_the_deadline(async |attacker| assert!(attacker.send(head).await)).await.response();
     assert_eq!((response.status, &*response.body), (200, b"so far".as_slice()));
 }
 
@@ -235,7 +284,7 @@ async fn a_compressed_body_is_kept_as_it_came() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_never_reads() {
-    let siege = Siege { body: Bytes::from(vec![b'x'; 32 * 1024 * 1024]), ..Siege::plain() };
+    let siege = Siege { body: Bytes::from(vec![b'x'; 32 * 1024 * 1024]), ..Siege::plain() }.to_the_deadline();
     let aftermath = siege.run(async |_| sleep(Duration::from_millis(1500)).await);
     aftermath.await.is_timeout();
 }

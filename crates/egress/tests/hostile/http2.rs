@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use egress::{AttemptError, Outcome};
+use egress::{Attempt, AttemptError, Client, Outcome};
 use tokio::net::TcpListener;
-use tokio::time::sleep;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::siege::{Aftermath, Attacker, Siege, peak_memory};
-use crate::support::{LIMIT, post};
+use crate::support::{LIMIT, TIMEOUT, config, loopback, post};
 
 const FLOOD: &str = "the receiver sent more than a response may have";
 
@@ -50,6 +51,14 @@ fn header(name: &str, value: &str) -> Vec<u8> {
     [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
 }
 
+/// A header of 4,000 bytes that is remembered (RFC 7541 §6.2.1).
+fn large_header() -> Vec<u8> {
+    [[0x40, 1, b'x', 0x7f, 0xa1, 0x1e].as_slice(), &[b'x'; 4000]].concat()
+}
+
+/// The header that was remembered last.
+const NAMED_AGAIN: u8 = 0xbe;
+
 async fn read_preface(attacker: &mut Attacker) {
     assert_eq!(attacker.read(24).await, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
 }
@@ -66,8 +75,7 @@ async fn read_request(attacker: &mut Attacker) {
     }
 }
 
-async fn attacked_with(settings: &[u8], body: Bytes, attack: impl AsyncFnOnce(&mut Attacker)) -> Aftermath {
-    let siege = Siege { body, ..Siege::with_tls(&["h2"]) };
+async fn attacked_with(siege: Siege, settings: &[u8], attack: impl AsyncFnOnce(&mut Attacker)) -> Aftermath {
     let aftermath = siege.run(async |attacker| {
         attacker.send(frame(SETTINGS, 0, 0, settings)).await;
         read_preface(attacker).await;
@@ -78,7 +86,12 @@ async fn attacked_with(settings: &[u8], body: Bytes, attack: impl AsyncFnOnce(&m
 }
 
 async fn attacked(attack: impl AsyncFnOnce(&mut Attacker)) -> Aftermath {
-    attacked_with(&[], Bytes::from_static(b"{}"), attack).await
+    attacked_with(Siege::with_tls(&["h2"]), &[], attack).await
+}
+
+/// The same, until the attempt's time is over.
+async fn attacked_to_the_deadline(attack: impl AsyncFnOnce(&mut Attacker)) -> Aftermath {
+    attacked_with(Siege::with_tls(&["h2"]).to_the_deadline(), &[], attack).await
 }
 
 /// The receiver sends `start` and then `flood` for ever.
@@ -106,10 +119,7 @@ async fn continuations_of_nothing() {
 /// A few bytes that stand for many: a value of 4,000 bytes that is remembered, and then named again and again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_that_unfold() {
-    let mut block = STATUS_200.to_vec();
-    block.extend([0x40, 1, b'x', 0x7f, 0xa1, 0x1e]);
-    block.extend([b'x'; 4000]);
-    block.extend([0xbe; 8000]);
+    let block = [STATUS_200, &large_header(), &[NAMED_AGAIN; 8000]].concat();
     flooded(frame(HEADERS, END_HEADERS, STREAM, &block), frame(PING, 0, 0, &[0; 8])).await.protocol_error();
 }
 
@@ -129,7 +139,7 @@ async fn a_body_of_nothing_without_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_byte_by_byte() {
-    let aftermath = attacked(async |attacker| {
+    let aftermath = attacked_to_the_deadline(async |attacker| {
         attacker.send(frame(HEADERS, END_HEADERS, STREAM, STATUS_200)).await;
         attacker.drip(vec![frame(DATA, 0, STREAM, b"x"); 1000]).await;
     });
@@ -141,7 +151,7 @@ async fn a_body_byte_by_byte() {
 async fn a_head_byte_by_byte() {
     let block = [STATUS_200, &header("x", "y").repeat(50)].concat();
     let head = frame(HEADERS, END_HEADERS, STREAM, &block);
-    attacked(async |attacker| attacker.drip(head.chunks(1)).await).await.is_timeout();
+    attacked_to_the_deadline(async |attacker| attacker.drip(head.chunks(1)).await).await.is_timeout();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -178,7 +188,8 @@ async fn a_window_that_never_opens() {
     // SETTINGS_INITIAL_WINDOW_SIZE (4) of 0.
     let settings = [0, 4, 0, 0, 0, 0];
     let body = Bytes::from(vec![b'x'; 1024 * 1024]);
-    let aftermath = attacked_with(&settings, body, async |_| sleep(Duration::from_millis(1500)).await);
+    let siege = Siege { body, ..Siege::with_tls(&["h2"]) }.to_the_deadline();
+    let aftermath = attacked_with(siege, &settings, async |_| sleep(Duration::from_millis(1500)).await);
     aftermath.await.is_timeout();
 }
 
@@ -211,7 +222,7 @@ async fn garbage() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silence() {
-    attacked(async |_| sleep(Duration::from_millis(1500)).await).await.is_timeout();
+    attacked_to_the_deadline(async |_| sleep(Duration::from_millis(1500)).await).await.is_timeout();
 }
 
 /// The more answers are awaited, the more may come; but what is thrown away must be so at once.
@@ -232,8 +243,12 @@ async fn interim_responses_do_not_pile_up() {
         for _ in 0..REQUESTS {
             read_request(&mut attacker).await;
         }
+        // Each unfolds to a head of 60 KB.
+        let remembered = frame(HEADERS, END_HEADERS, STREAM + 2, &[STATUS_103, &large_header()].concat());
+        attacker.send(remembered).await;
+        let block = [STATUS_103, &[NAMED_AGAIN; 15]].concat();
         let streams = (1..=REQUESTS).map(|request| STREAM + 2 * request);
-        let interim: Vec<_> = streams.map(|stream| frame(HEADERS, END_HEADERS, stream, STATUS_103)).collect();
+        let interim: Vec<_> = streams.map(|stream| frame(HEADERS, END_HEADERS, stream, &block)).collect();
         attacker.flood(interim.concat()).await;
         attacker.sent()
     });
@@ -253,6 +268,66 @@ async fn interim_responses_do_not_pile_up() {
     let sent = attacking.await.unwrap();
     let grown = peak_memory() - before;
     println!("{sent} bytes sent, {grown} bytes of memory");
-    assert!(sent > 8 * 1024 * 1024, "the flood was not large: {sent}");
-    assert!(grown < 48 * 1024 * 1024, "{grown} bytes of memory");
+    assert!(sent > 1024 * 1024, "the flood was not large: {sent}");
+    assert!(grown < 24 * 1024 * 1024, "{grown} bytes of memory");
+}
+
+/// A client that would keep its connections, and a receiver for it.
+async fn kept() -> (Siege, Client, TcpListener, String) {
+    let siege = Siege::with_tls(&["h2"]);
+    let mut config = siege.authority.trusted(config(loopback()));
+    config.idle_timeout = TIMEOUT * 60;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+    (siege, Client::new(config).unwrap(), listener, url)
+}
+
+async fn accept(siege: &Siege, listener: &TcpListener) -> Attacker {
+    let tls = TlsAcceptor::from(Arc::new(siege.tls.clone().unwrap()));
+    let mut attacker = Attacker::over(tls.accept(listener.accept().await.unwrap().0).await.unwrap());
+    attacker.send(frame(SETTINGS, 0, 0, &[])).await;
+    read_preface(&mut attacker).await;
+    read_request(&mut attacker).await;
+    attacker
+}
+
+fn spawn_post(client: &Client, url: &str) -> JoinHandle<Attempt> {
+    let (client, url) = (client.clone(), url.to_owned());
+    tokio::spawn(async move { post(&client, &url).await })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_whose_answer_was_not_read_to_its_end_gets_no_more_requests() {
+    let head = frame(HEADERS, END_HEADERS, STREAM, STATUS_200);
+    let cut = [head, frame(DATA, 0, STREAM, &[b'x'; LIMIT + 1])].concat();
+    for (answer, answered) in [(Vec::new(), false), (cut, true)] {
+        let (siege, client, listener, url) = kept().await;
+        let posting = spawn_post(&client, &url);
+        let mut first = accept(&siege, &listener).await;
+        first.send(answer).await;
+        assert_eq!(matches!(posting.await.unwrap().outcome, Outcome::Responded(_)), answered);
+        let posting = spawn_post(&client, &url);
+        let second = timeout(TIMEOUT, accept(&siege, &listener)).await;
+        assert!(second.is_ok(), "the next request has a connection of its own");
+        posting.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_beside_one_that_is_not_answered_goes_on() {
+    let (siege, client, listener, url) = kept().await;
+    let posting = spawn_post(&client, &url);
+    let mut receiver = accept(&siege, &listener).await;
+    receiver.send(frame(HEADERS, END_HEADERS | END_STREAM, STREAM, STATUS_200)).await;
+    assert!(matches!(posting.await.unwrap().outcome, Outcome::Responded(_)));
+
+    let unanswered = spawn_post(&client, &url);
+    read_request(&mut receiver).await;
+    sleep(TIMEOUT / 2).await;
+    let beside = spawn_post(&client, &url);
+    read_request(&mut receiver).await;
+    assert!(matches!(unanswered.await.unwrap().outcome, Outcome::Failed(AttemptError::Timeout(_))));
+    receiver.send(frame(HEADERS, END_HEADERS | END_STREAM, STREAM + 4, STATUS_200)).await;
+    let attempt = beside.await.unwrap();
+    assert!(matches!(attempt.outcome, Outcome::Responded(_)), "{attempt:?}");
 }

@@ -19,7 +19,8 @@ use crate::support::authority::{Authority, provider, server};
 const SERVER_HELLO: [u8; 9] = [22, 3, 3, 2, 0, 2, 0, 1, 0xfc];
 
 async fn attacked_before_the_handshake(attack: impl AsyncFnOnce(&mut Attacker)) -> Aftermath {
-    let siege = Siege::with_tls(&[]).run_raw(async |stream| {
+    let siege = Siege { timeouts: (TIMEOUT, TIMEOUT / 2), ..Siege::with_tls(&[]) };
+    let siege = siege.run_raw(async |stream| {
         let mut attacker = Attacker::over(stream);
         attack(&mut attacker).await;
         attacker
@@ -67,7 +68,8 @@ async fn a_handshake_without_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_stalls_after_the_handshake() {
-    Siege::with_tls(&[]).run(async |_| sleep(TIMEOUT * 3 / 2).await).await.is_timeout();
+    let siege = Siege::with_tls(&[]).to_the_deadline();
+    siege.run(async |_| sleep(TIMEOUT * 3 / 2).await).await.is_timeout();
 }
 
 /// The TLS connection after its handshake, and TCP below it.
@@ -77,7 +79,7 @@ async fn handshake(tls: &ServerConfig, stream: TcpStream) -> (TcpStream, rustls:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_that_is_never_whole() {
-    let siege = Siege::with_tls(&[]);
+    let siege = Siege::with_tls(&[]).to_the_deadline();
     let tls = siege.tls.clone().unwrap();
     let aftermath = siege.run_raw(async |stream| {
         let mut attacker = Attacker::over(handshake(&tls, stream).await.0);
@@ -170,7 +172,7 @@ impl Renegotiation {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renegotiation_that_stalls() {
-    let siege = Siege::with_tls_of(of_old);
+    let siege = Siege::with_tls_of(of_old).to_the_deadline();
     let tls = siege.tls.clone().unwrap();
     let aftermath = siege.run_raw(async |stream| {
         let (stream, connection) = handshake(&tls, stream).await;

@@ -48,6 +48,22 @@ fn check_fixed_point(value: &Value<'_>) {
     let again = js::parse(written.as_bytes(), MAX_DEPTH).expect("what was written is read");
     assert_eq!(&again, value, "what was written means the same");
     assert_eq!(self::written(&again), written, "what was written stays as it is");
+    check_order(&again);
+}
+
+/// Keys that are array indexes come first, ascending (ECMA-262 §10.1.11.1).
+fn check_order(value: &Value<'_>) {
+    let index =
+        |key: &str| key.parse().ok().filter(|index: &u32| *index < u32::MAX && index.to_string() == key);
+    match value {
+        Value::Array(items) => items.iter().for_each(check_order),
+        Value::Object(members) => {
+            let keys: Vec<_> = members.keys().map(|key| index(key).unwrap_or(u32::MAX)).collect();
+            assert!(keys.is_sorted(), "keys in another order than JavaScript's");
+            members.values().for_each(check_order);
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 /// `1e20` is accepted, and printed with all its digits, which would not be accepted: whoever writes digits means each of

@@ -7,7 +7,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{CONNECTION, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpResponse, web};
+use actix_web::{Error, web};
 use metrics::{counter, histogram};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -35,7 +35,7 @@ pub(crate) async fn observe(
     let entry = request.app_data::<web::Data<Api>>().cloned().map(|api| Entry::of(&request, api));
     let refused = entry.as_ref().and_then(Entry::refusal).or_else(|| head_refusal(&request));
     let response = match refused {
-        Some(problem) => request.into_response(HttpResponse::from_error(problem)),
+        Some(problem) => request.error_response(problem),
         None => next.call(request).await?.map_into_boxed_body(),
     };
     let mut response = match refusal(&response) {

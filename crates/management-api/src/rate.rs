@@ -13,7 +13,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, X_FORWARDED_FOR};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage as _, HttpResponse, web};
+use actix_web::{Error, HttpMessage as _, web};
 use domain::UserId;
 use ingress::{Buckets, ForwardedBy, Network, Rate, Standing, client_address};
 use ipnet::IpNet;
@@ -146,7 +146,7 @@ pub(crate) async fn limit_user(
         let told = api.rates.user(&user, cost(&request));
         request.extensions_mut().insert(told);
         if let Some(problem) = told.refusal() {
-            return Ok(request.into_response(HttpResponse::from_error(problem)));
+            return Ok(request.error_response(problem));
         }
     }
     Ok(next.call(request).await?.map_into_boxed_body())

@@ -30,6 +30,8 @@ const RESOLUTION_DELAY: Duration = Duration::from_millis(250);
 /// How long it is remembered that a name's servers failed. RFC 9520 §3.2 asks for at least this.
 const FAILURE_TTL: Duration = Duration::from_secs(1);
 
+const TOO_MANY: &str = "too many names are being looked up at the moment";
+
 /// How names are looked up.
 #[derive(Debug, Clone)]
 pub struct DnsConfig {
@@ -124,12 +126,15 @@ impl Resolver {
         let start = Instant::now();
         let wait = self.config.timeout;
         let Ok(turn) = timeout(wait, self.turns.acquire()).await else {
-            return self.failed("too many names are being looked up".to_owned());
+            return self.failed(TOO_MANY.to_owned());
         };
-        let families = timeout(wait.saturating_sub(start.elapsed()), self.both_families(whole)).await;
+        let waited = start.elapsed();
+        let families = timeout(wait.saturating_sub(waited), self.both_families(whole)).await;
         drop(turn);
         match families {
             Ok((v4, v6)) => self.judge(name, v4, v6),
+            // Not its servers' fault.
+            Err(_) if waited > wait / 2 => self.failed(TOO_MANY.to_owned()),
             Err(_) => self.failed(format!("no answer for {name} within {wait:?}")),
         }
     }
@@ -203,12 +208,11 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
 }
 
 fn limit(options: &mut ResolverOpts, config: &DnsConfig) {
-    // Two tries of every name server fit into the whole.
-    options.timeout = config.timeout / 2;
+    // A second try of every name server starts within the whole, and does not end before it.
+    options.timeout = config.timeout * 3 / 5;
     options.attempts = 1;
     // Its cache is bounded by the number of answers, each of which may have 64 KiB: ours has a few addresses a name.
     options.cache_size = 0;
-    options.positive_max_ttl = Some(config.max_ttl);
     // On one TCP connection, for answers too long for UDP.
     options.max_active_requests = config.max_lookups.saturating_mul(2);
 }

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use domain::network::AddressPolicy;
 use domain::webhook_url::{Schemes, UrlPolicy, WebhookUrl};
-use egress::{AttemptError, Client, DnsConfig, EgressConfig, Outcome};
+use egress::{AttemptError, Client, Outcome};
 use http::Uri;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -49,11 +49,9 @@ impl Inside {
         let listener = Listener::start(["127.0.0.1", "::1"]).await;
         let server = NameServer::start().await;
         server.say_of_every_other(addresses(["127.0.0.1", "::1"], 60));
-        let dns = DnsConfig { name_servers: vec![server.address], ..support::dns() };
-        let config = EgressConfig { dns, ..support::config(addresses_policy.clone()) };
         Self {
             listener,
-            client: Client::new(config).unwrap(),
+            client: crate::client(server.address, addresses_policy.clone(), |_| {}),
             policy: UrlPolicy { schemes: Schemes::HttpToo, addresses: addresses_policy },
             _server: server,
         }

@@ -174,6 +174,7 @@ async fn plain_http_and_private_addresses_are_refused_where_the_configuration_do
         .dispatchers(0)
         .env("LOK__EGRESS__ALLOW_HTTP", "false")
         .env("LOK__EGRESS__ALLOWED_NETWORKS", "")
+        .env("LOK__EGRESS__BLOCKED_NETWORKS", "20.30.0.0/16")
         .start()
         .await;
     let api = stack.api("user_1");
@@ -190,6 +191,9 @@ async fn plain_http_and_private_addresses_are_refused_where_the_configuration_do
         ("https://[::ffff:10.0.0.1]/", "url_blocked_host"),
         ("https://169.254.169.254/latest/meta-data", "url_blocked_host"),
         ("https://localhost/", "url_blocked_host"),
+        ("https://20.30.40.50/", "url_blocked_host"),
+        ("https://metadata.google.internal/", "url_blocked_host"),
+        ("https://example.com:25/", "url_blocked_port"),
     ] {
         let body = json!({ "url": url, "events": ["booking.created"] });
         let fields = crate::invalid_fields(api.post("/api/webhooks", &body).await);

@@ -195,6 +195,8 @@ pub fn key_table() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::values::{Size, Span};
 
@@ -255,6 +257,7 @@ mod tests {
                 ("LOK__DELIVERY__RETRY_DELAYS", "1s, 500ms"),
                 ("LOK__EGRESS__ALLOW_HTTP", "true"),
                 ("LOK__EGRESS__ALLOWED_NETWORKS", "127.0.0.0/8,::1/128"),
+                ("LOK__EGRESS__NAME_SERVERS", "10.0.0.53:53, [fd00::53]:5353"),
                 ("LOK__API__LISTEN", "0.0.0.0:80"),
                 ("LOK__API__BODY_LIMIT", "1MiB"),
                 ("LOK__DATABASE__POOL_SIZE", "3"),
@@ -267,6 +270,8 @@ mod tests {
         assert_eq!(settings.delivery.retry_delays.0, [Span::secs(1), Span::millis(500)]);
         assert!(settings.egress.allow_http);
         assert_eq!(settings.egress.allowed_networks.0.len(), 2);
+        let ports: Vec<u16> = settings.egress.name_servers.0.iter().map(SocketAddr::port).collect();
+        assert_eq!(ports, [53, 5353]);
         assert_eq!(settings.api.body_limit.0, 1 << 20);
         assert_eq!(settings.database.pool_size, 3);
         assert_eq!(settings.amqp.prefix, "123");

@@ -151,12 +151,11 @@ impl Tunnels {
 
     /// The reasons do not say where the proxy is: developers read them.
     async fn connect(&self, resolver: &Resolver) -> Result<TcpStream, String> {
-        let addresses = match self.proxy.host.parse() {
-            Ok(address) => vec![address],
-            Err(_) => {
-                let found = resolver.addresses(&self.proxy.host).await;
-                found.map_err(|_| "its name leads nowhere".to_owned())?
-            }
+        let addresses = if let Ok(address) = self.proxy.host.parse() {
+            vec![address]
+        } else {
+            let found = resolver.addresses(&self.proxy.host).await;
+            found.map_err(|_| "its name leads nowhere".to_owned())?
         };
         let mut failure = "its name leads nowhere".to_owned();
         for address in addresses {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use egress::{AttemptError, Outcome};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use crate::siege::{Aftermath, Attacker, Siege};
+use crate::siege::{Aftermath, Attacker, MAX_SENT, Siege};
 use crate::support::{LIMIT, post};
 
 /// What is said of one that sends without end.
@@ -32,8 +33,8 @@ async fn attacked(attack: impl AsyncFnOnce(&mut Attacker)) -> Aftermath {
 }
 
 /// The same, until the attempt's time is over.
-async fn attacked_to_the_deadline(attack: impl AsyncFnOnce(&mut Attacker)) -> Aftermath {
-    let siege = Siege::plain().to_the_deadline().run(async |attacker| {
+async fn attacked_until_the_deadline(attack: impl AsyncFnOnce(&mut Attacker)) -> Aftermath {
+    let siege = Siege::plain().until_the_deadline().run(async |attacker| {
         read_request(attacker).await;
         attack(attacker).await;
     });
@@ -75,18 +76,18 @@ async fn a_chunked_body_without_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_head_byte_by_byte() {
-    attacked_to_the_deadline(async |attacker| attacker.drip([b"H"; 1000]).await)
+    attacked_until_the_deadline(async |attacker| attacker.drip(vec![b"H"; 1000]).await)
         .await
         .protocol_error_or_timeout();
     let head = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-    attacked_to_the_deadline(async |attacker| attacker.drip(head.chunks(1)).await).await.is_timeout();
+    attacked_until_the_deadline(async |attacker| attacker.drip(head.chunks(1)).await).await.assert_timeout();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_byte_by_byte() {
-    let aftermath = attacked_to_the_deadline(async |attacker| {
+    let aftermath = attacked_until_the_deadline(async |attacker| {
         attacker.send("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await;
-        attacker.drip([b"x"; 1000]).await;
+        attacker.drip(vec![b"x"; 1000]).await;
     });
     let response = aftermath.await.response();
     assert_eq!(response.status, 200);
@@ -122,15 +123,17 @@ async fn interim_responses_without_end_after_many_answers() {
     let url = format!("http://{}/", listener.local_addr().unwrap());
     // One connection, mostly: the client may open another while the first is on its way back to the idle ones.
     let answered = Arc::new(AtomicUsize::new(0));
+    let (flooded, mut sent) = mpsc::channel(1);
     tokio::spawn(async move {
         loop {
             let mut attacker = Attacker::over(listener.accept().await.unwrap().0);
-            let answered = answered.clone();
+            let (answered, flooded) = (answered.clone(), flooded.clone());
             tokio::spawn(async move {
                 loop {
                     read_request(&mut attacker).await;
                     if answered.fetch_add(1, Ordering::SeqCst) == ANSWERS {
-                        break attacker.flood("HTTP/1.1 102 Processing\r\n\r\n").await;
+                        attacker.flood("HTTP/1.1 102 Processing\r\n\r\n").await;
+                        return flooded.send(attacker.sent()).await.unwrap();
                     }
                     attacker.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
                 }
@@ -143,15 +146,18 @@ async fn interim_responses_without_end_after_many_answers() {
     let attempt = post(&client, &url).await;
     let flooded = AttemptError::Protocol(FLOOD.to_owned());
     assert!(matches!(&attempt.outcome, Outcome::Failed(error) if *error == flooded), "{attempt:?}");
+    // What the answers could have had is 90 MiB.
+    let sent = sent.recv().await.unwrap();
+    assert!(sent < MAX_SENT, "{sent} bytes were taken");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn interim_responses_again_and_again() {
-    attacked_to_the_deadline(async |attacker| {
-        attacker.drip(["HTTP/1.1 103 Early Hints\r\n\r\n"; 1000]).await
+    attacked_until_the_deadline(async |attacker| {
+        attacker.drip(vec!["HTTP/1.1 103 Early Hints\r\n\r\n"; 1000]).await;
     })
     .await
-    .is_timeout();
+    .assert_timeout();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -192,7 +198,7 @@ async fn lengths_that_are_lies() {
 async fn a_length_beyond_what_comes() {
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nso far";
     let response =
-        attacked_to_the_deadline(async |attacker| assert!(attacker.send(head).await)).await.response();
+        attacked_until_the_deadline(async |attacker| assert!(attacker.send(head).await)).await.response();
     assert_eq!((response.status, &*response.body), (200, b"so far".as_slice()));
 }
 
@@ -284,7 +290,8 @@ async fn a_compressed_body_is_kept_as_it_came() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_never_reads() {
-    let siege = Siege { body: Bytes::from(vec![b'x'; 32 * 1024 * 1024]), ..Siege::plain() }.to_the_deadline();
+    let siege =
+        Siege { body: Bytes::from(vec![b'x'; 32 * 1024 * 1024]), ..Siege::plain() }.until_the_deadline();
     let aftermath = siege.run(async |_| sleep(Duration::from_millis(1500)).await);
-    aftermath.await.is_timeout();
+    aftermath.await.assert_timeout();
 }

@@ -90,8 +90,8 @@ async fn attacked(attack: impl AsyncFnOnce(&mut Attacker)) -> Aftermath {
 }
 
 /// The same, until the attempt's time is over.
-async fn attacked_to_the_deadline(attack: impl AsyncFnOnce(&mut Attacker)) -> Aftermath {
-    attacked_with(Siege::with_tls(&["h2"]).to_the_deadline(), &[], attack).await
+async fn attacked_until_the_deadline(attack: impl AsyncFnOnce(&mut Attacker)) -> Aftermath {
+    attacked_with(Siege::with_tls(&["h2"]).until_the_deadline(), &[], attack).await
 }
 
 /// The receiver sends `start` and then `flood` for ever.
@@ -139,7 +139,7 @@ async fn a_body_of_nothing_without_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_byte_by_byte() {
-    let aftermath = attacked_to_the_deadline(async |attacker| {
+    let aftermath = attacked_until_the_deadline(async |attacker| {
         attacker.send(frame(HEADERS, END_HEADERS, STREAM, STATUS_200)).await;
         attacker.drip(vec![frame(DATA, 0, STREAM, b"x"); 1000]).await;
     });
@@ -151,7 +151,7 @@ async fn a_body_byte_by_byte() {
 async fn a_head_byte_by_byte() {
     let block = [STATUS_200, &header("x", "y").repeat(50)].concat();
     let head = frame(HEADERS, END_HEADERS, STREAM, &block);
-    attacked_to_the_deadline(async |attacker| attacker.drip(head.chunks(1)).await).await.is_timeout();
+    attacked_until_the_deadline(async |attacker| attacker.drip(head.chunks(1)).await).await.assert_timeout();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -188,9 +188,9 @@ async fn a_window_that_never_opens() {
     // SETTINGS_INITIAL_WINDOW_SIZE (4) of 0.
     let settings = [0, 4, 0, 0, 0, 0];
     let body = Bytes::from(vec![b'x'; 1024 * 1024]);
-    let siege = Siege { body, ..Siege::with_tls(&["h2"]) }.to_the_deadline();
+    let siege = Siege { body, ..Siege::with_tls(&["h2"]) }.until_the_deadline();
     let aftermath = attacked_with(siege, &settings, async |_| sleep(Duration::from_millis(1500)).await);
-    aftermath.await.is_timeout();
+    aftermath.await.assert_timeout();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -222,7 +222,7 @@ async fn garbage() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silence() {
-    attacked_to_the_deadline(async |_| sleep(Duration::from_millis(1500)).await).await.is_timeout();
+    attacked_until_the_deadline(async |_| sleep(Duration::from_millis(1500)).await).await.assert_timeout();
 }
 
 /// The more answers are awaited, the more may come; but what is thrown away must be so at once.

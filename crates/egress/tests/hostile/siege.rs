@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What an attacker gets rid of, at most: what is read of one answer, and what the kernel takes on both sides.
-const MAX_SENT: usize = 24 * 1024 * 1024;
+pub(crate) const MAX_SENT: usize = 24 * 1024 * 1024;
 
 /// Memory of the whole process.
 const MAX_MEMORY: usize = 160 * 1024 * 1024;
@@ -140,7 +140,7 @@ impl Aftermath {
         assert!(matches!(error, AttemptError::Protocol(_) | AttemptError::Timeout(_)), "{error:?}");
     }
 
-    pub(crate) fn is_timeout(self) {
+    pub(crate) fn assert_timeout(self) {
         assert_eq!(self.error(), AttemptError::Timeout(TIMEOUT));
     }
 }
@@ -165,7 +165,7 @@ impl Siege {
     }
 
     /// With an attempt that ends by its deadline.
-    pub(crate) fn to_the_deadline(self) -> Self {
+    pub(crate) fn until_the_deadline(self) -> Self {
         Self { timeouts: (TIMEOUT, TIMEOUT), ..self }
     }
 

@@ -15,7 +15,7 @@ use crate::siege::{Aftermath, Attacker, Siege};
 use crate::support::TIMEOUT;
 use crate::support::authority::{Authority, provider, server};
 
-/// The head of a handshake record (22) whose 512 bytes hold the start of a ServerHello (2) of 508.
+/// The head of a handshake record (22) whose 512 bytes hold the start of a `ServerHello` (2) of 508.
 const SERVER_HELLO: [u8; 9] = [22, 3, 3, 2, 0, 2, 0, 1, 0xfc];
 
 async fn attacked_before_the_handshake(attack: impl AsyncFnOnce(&mut Attacker)) -> Aftermath {
@@ -46,7 +46,7 @@ async fn a_handshake_that_stalls() {
 async fn a_handshake_byte_by_byte() {
     let drip = async |attacker: &mut Attacker| {
         attacker.drip(SERVER_HELLO.chunks(1)).await;
-        attacker.drip([[0]; 1000]).await;
+        attacker.drip(vec![[0]; 1000]).await;
     };
     assert_no_connection(attacked_before_the_handshake(drip).await);
 }
@@ -68,8 +68,8 @@ async fn a_handshake_without_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_stalls_after_the_handshake() {
-    let siege = Siege::with_tls(&[]).to_the_deadline();
-    siege.run(async |_| sleep(TIMEOUT * 3 / 2).await).await.is_timeout();
+    let siege = Siege::with_tls(&[]).until_the_deadline();
+    siege.run(async |_| sleep(TIMEOUT * 3 / 2).await).await.assert_timeout();
 }
 
 /// The TLS connection after its handshake, and TCP below it.
@@ -79,7 +79,7 @@ async fn handshake(tls: &ServerConfig, stream: TcpStream) -> (TcpStream, rustls:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_that_is_never_whole() {
-    let siege = Siege::with_tls(&[]).to_the_deadline();
+    let siege = Siege::with_tls(&[]).until_the_deadline();
     let tls = siege.tls.clone().unwrap();
     let aftermath = siege.run_raw(async |stream| {
         let mut attacker = Attacker::over(handshake(&tls, stream).await.0);
@@ -88,7 +88,7 @@ async fn a_record_that_is_never_whole() {
         sleep(TIMEOUT * 3 / 2).await;
         attacker
     });
-    aftermath.await.is_timeout();
+    aftermath.await.assert_timeout();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,7 +172,7 @@ impl Renegotiation {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renegotiation_that_stalls() {
-    let siege = Siege::with_tls_of(of_old).to_the_deadline();
+    let siege = Siege::with_tls_of(of_old).until_the_deadline();
     let tls = siege.tls.clone().unwrap();
     let aftermath = siege.run_raw(async |stream| {
         let (stream, connection) = handshake(&tls, stream).await;
@@ -181,7 +181,7 @@ async fn a_renegotiation_that_stalls() {
         sleep(TIMEOUT * 3 / 2).await;
         attacker
     });
-    aftermath.await.is_timeout();
+    aftermath.await.assert_timeout();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

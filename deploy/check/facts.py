@@ -82,14 +82,33 @@ def queues():
 @functools.cache
 def blocked_networks():
     """Where the dispatcher refuses to send, as it says itself."""
-    text = source("crates/domain/src/network.rs")
-    networks = []
-    for octets, prefix in re.findall(r"\(v4\(\[([\d, ]+)\], (\d+)\)", text):
-        networks.append(ipaddress.ip_network(f"{octets.replace(', ', '.')}/{prefix}"))
-    for segments, prefix in re.findall(r"\(v6\(\[([\da-fx, ]+)\], (\d+)\)", text):
-        address = ":".join(f"{int(segment, 0):x}" for segment in segments.split(", "))
-        networks.append(ipaddress.ip_network(f"{address}/{prefix}"))
-    return at_least(20, networks, "blocked networks")
+    text = source("crates/domain/src/network/special.rs")
+    named = {name: v6_network(*block) for name, *block in re.findall(rf"const (\w+): Ipv6Net = {V6};", text)}
+    v4 = [ipaddress.ip_network(f"{octets.replace(', ', '.')}/{prefix}") for octets, prefix in table(text, "SPECIAL_V4", V4)]
+    v6 = []
+    for name, segments, prefix in table(text, "SPECIAL_V6", rf"(?:{V6}|([A-Z]\w+))", lambda found: (found[3], found[1], found[2])):
+        v6.append(named[name] if name else v6_network(segments, prefix))
+    return v4 + v6
+
+
+V4 = r"v4\(\[([\d, ]+)\], (\d+)\)"
+V6 = r"v6\(\[([\da-fx, ]+)\], (\d+)\)"
+
+
+def v6_network(segments, prefix):
+    address = ":".join(f"{int(segment, 0):x}" for segment in segments.split(", "))
+    return ipaddress.ip_network(f"{address}/{prefix}")
+
+
+def table(text, name, block, fields=lambda found: found.groups()):
+    """The blocks of an array `[(BLOCK, "purpose"), …]`, all of them."""
+    found = re.search(rf"const {name}: \[[^;]*; (\d+)\] = \[\n(.*?)\n\];", text, re.DOTALL)
+    if not found:
+        raise Unreadable(f"no `{name}` in crates/domain/src/network/special.rs")
+    blocks = [fields(entry) for entry in re.finditer(rf"^ *\({block}, \"", found[2], re.MULTILINE)]
+    if len(blocks) != int(found[1]):
+        raise Unreadable(f"read {len(blocks)} of the {found[1]} blocks of `{name}`")
+    return blocks
 
 
 def print_config(service, variables):

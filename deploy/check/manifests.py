@@ -323,7 +323,7 @@ def pod_policies(template, found):
                 for network in blocked:
                     inside = network.version == block.version and network.subnet_of(block)
                     if inside and not any(network.subnet_of(net) for net in excepted if net.version == network.version):
-                        yield f"{name}: may reach {network} (crates/domain/src/network.rs blocks it)"
+                        yield f"{name}: may reach {network} (crates/domain/src/network/special.rs blocks it)"
             for net in excepted:
                 if not net.subnet_of(block):
                     yield f"{name}: {net} is excepted from {block} without being in it"

@@ -90,16 +90,25 @@ impl Log {
     }
 }
 
-/// The addresses in the lines `starting … admin=…` and `listening address=…`.
+/// The addresses in the lines `starting … admin=…` and `listening address=…`, in either format.
 fn addresses_in(line: &str) -> Option<Addresses> {
-    if !line.contains("\"starting\"") && !line.contains("\"listening\"") {
+    if !line.contains("starting") && !line.contains("listening") {
         return None;
     }
-    let line: Value = serde_json::from_str(line).ok()?;
+    let Ok(line) = serde_json::from_str::<Value>(line) else { return addresses_in_text(line) };
     let address = |field: &str| line[field].as_str()?.parse().ok();
     match line["message"].as_str()? {
         "starting" => Some(Addresses { admin: address("admin"), listening: None }),
         "listening" => Some(Addresses { admin: None, listening: address("address") }),
+        _ => None,
+    }
+}
+
+fn addresses_in_text(line: &str) -> Option<Addresses> {
+    let word = |start: &str| line.split(' ').find_map(|word| word.strip_prefix(start)?.parse().ok());
+    match (line.contains(": starting "), line.contains(": listening ")) {
+        (true, _) => Some(Addresses { admin: word("admin="), listening: None }),
+        (_, true) => Some(Addresses { admin: None, listening: word("address=") }),
         _ => None,
     }
 }

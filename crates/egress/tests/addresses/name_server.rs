@@ -106,7 +106,7 @@ impl NameServer {
 
     /// What is said of a name, one after another; the last is said from then on.
     pub(crate) fn say<const N: usize>(&self, name: &str, says: [Says; N]) -> &Self {
-        self.script.lock().unwrap().names.insert(name.to_owned(), says.to_vec());
+        self.script.lock().unwrap().names.insert(name.to_owned(), Vec::from(says));
         self
     }
 

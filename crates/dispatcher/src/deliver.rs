@@ -344,7 +344,6 @@ impl DeliverStage {
                 gauge!("requests_in_flight").increment(1);
                 let attempt = self.client.post(uri.clone(), headers, body).await;
                 gauge!("requests_in_flight").decrement(1);
-                gauge!("egress_connections").set(f64::from(self.client.open_connections()));
                 Made { started_at, duration: attempt.duration, outcome: attempt.outcome }
             }
             Err(reason) => {

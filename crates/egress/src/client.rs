@@ -152,7 +152,7 @@ impl Client {
         })
     }
 
-    /// The connections that are open, idle ones and those that are being made included.
+    /// The TCP connections that are open, idle ones and those whose TLS is being agreed on included.
     pub fn open_connections(&self) -> u32 {
         self.connections.open()
     }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::client::legacy::connect::{Connected, Connection as Connects};
+use metrics::gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -37,6 +38,7 @@ impl Connections {
 
     pub(crate) fn admit(&self, stream: TcpStream) -> Connection {
         self.open.fetch_add(1, Ordering::Relaxed);
+        gauge!("egress_connections").increment(1);
         let opened = Instant::now();
         let usage =
             Usage { opened, answer: self.answer, answers: AtomicI64::new(0), left: AtomicI64::new(OVERHEAD) };
@@ -121,6 +123,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
+        gauge!("egress_connections").decrement(1);
     }
 }
 

@@ -102,6 +102,24 @@ async fn a_connection_whose_answer_was_read_is_used_again() {
 }
 
 #[tokio::test]
+async fn cookies_are_not_kept() {
+    let (listener, url) = listen().await;
+    let client = client(loopback());
+    for _ in 0..2 {
+        let posting = spawn_post(&client, &url);
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let request = read_request(&mut stream).await;
+        assert!(!request.to_lowercase().contains("cookie"), "{request}");
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nset-cookie: a=b; Path=/\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(status(&posting.await.unwrap()), 200);
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_its_server_closed_while_idle_costs_no_attempt() {
     let (listener, url) = listen().await;
     let client = client(loopback());

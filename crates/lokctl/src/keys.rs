@@ -57,23 +57,23 @@ fn configured(settings: &Settings) -> Result<Vec<String>, NotConfigured> {
 
 /// One line a key: those that are configured, in their order, then those that are only used.
 fn table(configured: &[String], uses: &[KeyUse]) -> String {
-    let mut uses: BTreeMap<&str, &KeyUse> = uses.iter().map(|used| (used.key_id.as_str(), used)).collect();
+    let mut by_id: BTreeMap<&str, &KeyUse> = uses.iter().map(|used| (used.key_id.as_str(), used)).collect();
     let mut lines = Vec::new();
     for (index, id) in configured.iter().enumerate() {
-        let used = uses.remove(id.as_str());
-        let state = match (index, used) {
+        let found = by_id.remove(id.as_str());
+        let state = match (index, found) {
             (0, _) => "encrypts",
             (_, Some(_)) => "still needed",
             (_, None) => "not used",
         };
-        lines.push((id.as_str(), used, state));
+        lines.push((id.as_str(), found, state));
     }
-    lines.extend(uses.into_iter().map(|(id, used)| (id, Some(used), "not in secrets.keys")));
+    lines.extend(by_id.into_iter().map(|(id, found)| (id, Some(found), "not in secrets.keys")));
 
     let width = lines.iter().map(|(id, ..)| id.len()).max().unwrap_or(0).max("KEY".len());
     let mut text = format!("{:width$}  {:>9}  {:>9}  STATE\n", "KEY", "CURRENT", "PREVIOUS");
-    for (id, used, state) in lines {
-        let (current, previous) = used.map_or((0, 0), |used| (used.current(), used.previous()));
+    for (id, found, state) in lines {
+        let (current, previous) = found.map_or((0, 0), |used| (used.current(), used.previous()));
         let _ = writeln!(text, "{id:width$}  {current:>9}  {previous:>9}  {state}");
     }
     text

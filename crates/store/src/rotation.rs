@@ -163,7 +163,7 @@ impl Store {
     ) -> Result<EncryptedAnew, StoreError> {
         let mut connection = self.connection().await?;
         let mut rows: Vec<Row> = webhooks::table
-            .filter(webhooks::id.gt(after.map_or(Uuid::nil(), |id| id.uuid())))
+            .filter(webhooks::id.gt(after.map_or(Uuid::nil(), WebhookId::uuid)))
             .order(webhooks::id)
             .limit(limit.into())
             .select(COLUMNS)

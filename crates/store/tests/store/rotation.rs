@@ -256,8 +256,8 @@ async fn a_secret_that_cannot_be_decrypted_is_its_webhooks_alone_and_regeneratin
     let alice = user("alice");
     let (lost, _) = given_webhook(&store, "alice").await;
     let (fine, _) = given_webhook(&store, "alice").await;
-    let lose = "UPDATE webhooks SET secret_key_id = 'lost' WHERE id = $1";
-    client.execute(lose, &[&lost.uuid()]).await.unwrap();
+    let sql = "UPDATE webhooks SET secret_key_id = 'lost' WHERE id = $1";
+    client.execute(sql, &[&lost.uuid()]).await.unwrap();
     let targets = store.webhook_targets(&[lost, fine]).await.unwrap();
     assert_eq!(targets[&lost].as_ref().unwrap_err(), &DecryptError::UnknownKey("lost".to_owned()));
     assert!(targets[&fine].is_ok());
@@ -269,8 +269,8 @@ async fn a_secret_that_cannot_be_decrypted_is_its_webhooks_alone_and_regeneratin
 
     // A key that is lost after a regeneration does not make the new secret unreadable.
     store.regenerate_secret(&alice, fine, &secret, now() + DAY, now()).await.unwrap();
-    let lose = "UPDATE webhooks SET previous_secret_key_id = 'lost' WHERE id = $1";
-    client.execute(lose, &[&fine.uuid()]).await.unwrap();
+    let sql = "UPDATE webhooks SET previous_secret_key_id = 'lost' WHERE id = $1";
+    client.execute(sql, &[&fine.uuid()]).await.unwrap();
     let (current, previous) = secrets(&store, fine).await;
     assert_eq!(current, secret);
     assert_eq!(previous.unwrap().secret, Err(DecryptError::UnknownKey("lost".to_owned())));

@@ -166,8 +166,8 @@ async fn a_webhook_whose_secret_cannot_be_read_stops_nobody_and_lives_again_when
     let fine = stack.given_webhook("user_1", &receiver.url("/fine"), &[BookingCreated]).await;
     let lost = stack.given_webhook("user_1", &receiver.url("/lost"), &[BookingCreated]).await;
     let client = stack.database.connect().await;
-    let lose = "UPDATE webhooks SET secret_key_id = 'lost' WHERE url LIKE '%/lost'";
-    assert_eq!(client.execute(lose, &[]).await.expect("it can be changed"), 1);
+    let sql = "UPDATE webhooks SET secret_key_id = 'lost' WHERE url LIKE '%/lost'";
+    assert_eq!(client.execute(sql, &[]).await.expect("it can be changed"), 1);
     stack.publish(&Event::example(BookingCreated).to("user_1")).await;
     receiver.until(1).await;
     settled(&stack, &fine, 1).await;

@@ -214,6 +214,10 @@ mod tests {
         let shared = (10_000..50_000).filter(|key| buckets.take(key, 1, start).wait.is_none()).count();
         assert!(shared <= SHARED * 20, "{shared}");
 
+        // What makes room is full, never what owes.
+        let soon = start + Duration::from_millis(1500);
+        assert_eq!(buckets.take(&"attacker", 20, soon).wait, Some(Duration::from_millis(500)));
+
         // Full buckets make room.
         let later = start + Duration::from_secs(10);
         assert_eq!(buckets.take(&"newcomer", 20, later).wait, None);

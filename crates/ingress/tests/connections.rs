@@ -182,6 +182,14 @@ async fn the_rest_of_a_body_that_nobody_takes_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_nobody_takes_and_that_does_not_come_is_not_waited_for_either() {
+    let server = Server::start(&Bounds { idle_timeout: Duration::from_secs(1), ..bounds() });
+    let head = b"POST /nowhere HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+    let answer = exchange(server.connect().await, head).await;
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn heads_have_a_size_and_bodies_do_not_count_as_heads() {
     let server = Server::start(&bounds());
     let head = |bytes: usize| {

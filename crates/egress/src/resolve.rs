@@ -30,8 +30,6 @@ const RESOLUTION_DELAY: Duration = Duration::from_millis(250);
 /// How long it is remembered that a name's servers failed. RFC 9520 §3.2 asks for at least this.
 const FAILURE_TTL: Duration = Duration::from_secs(1);
 
-const TOO_MANY: &str = "too many names are being looked up at the moment";
-
 /// How names are looked up.
 #[derive(Debug, Clone)]
 pub struct DnsConfig {
@@ -123,18 +121,19 @@ impl Resolver {
         let Ok(whole) = Name::from_ascii(format!("{name}.")) else {
             return self.failed(format!("{name} is not a host name"));
         };
-        let start = Instant::now();
-        let wait = self.config.timeout;
-        let Ok(turn) = timeout(wait, self.turns.acquire()).await else {
-            return self.failed(TOO_MANY.to_owned());
-        };
-        let waited = start.elapsed();
-        let families = timeout(wait.saturating_sub(waited), self.both_families(whole)).await;
-        drop(turn);
-        match families {
+        let (start, wait) = (Instant::now(), self.config.timeout);
+        let mut turn_after = None;
+        let looked_up = timeout(wait, async {
+            let _turn = self.turns.acquire().await;
+            turn_after = Some(start.elapsed());
+            self.both_families(whole).await
+        });
+        match looked_up.await {
             Ok((v4, v6)) => self.judge(name, v4, v6),
             // Not its servers' fault.
-            Err(_) if waited > wait / 2 => self.failed(TOO_MANY.to_owned()),
+            Err(_) if turn_after.is_none_or(|waited| waited > wait / 2) => {
+                self.failed("too many names are being looked up at the moment".to_owned())
+            }
             Err(_) => self.failed(format!("no answer for {name} within {wait:?}")),
         }
     }

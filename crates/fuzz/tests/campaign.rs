@@ -9,7 +9,7 @@ use fuzz::{Campaign, Finding, Target};
 const SECONDS: u64 = 2;
 
 /// Of the generator's inputs, at least one in so many is accepted: one that is refused at the first byte tries little.
-const ACCEPTED: u64 = 200;
+const ACCEPTED: u64 = 2000;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;

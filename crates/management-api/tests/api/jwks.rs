@@ -316,7 +316,11 @@ async fn a_redirect_is_not_followed() {
         provider.until(count * 2).await;
     }
     unavailable(api.ask(&signer.token()).await);
-    assert!(api.readyz().await.expect(503).text().contains("redirects to"));
+    eventually_ok("the reason is told", DEADLINE, async || {
+        let told = api.readyz().await.expect(503).text();
+        if told.contains("redirects to") { Ok(()) } else { Err(told) }
+    })
+    .await;
     assert_eq!(elsewhere.requests().len(), 0);
 }
 

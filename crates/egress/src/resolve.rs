@@ -117,8 +117,7 @@ impl Resolver {
     }
 
     async fn look_up(&self, name: &str) -> Answer {
-        // Whole as it is: without the dot, the search domains of the system's configuration would be tried too.
-        let Ok(whole) = Name::from_ascii(format!("{name}.")) else {
+        let Some(whole) = whole(name) else {
             return self.failed(format!("{name} is not a host name"));
         };
         let (start, wait) = (Instant::now(), self.config.timeout);
@@ -198,6 +197,11 @@ async fn other_family(first: &Family, second: impl Future<Output = Family>) -> F
     }
 }
 
+/// A name as it is: without the dot, the search domains of the system's configuration would be tried too.
+fn whole(name: &str) -> Option<Name> {
+    Name::from_ascii(format!("{name}.")).ok()
+}
+
 fn name_server(address: SocketAddr) -> NameServerConfig {
     let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
     for connection in &mut connections {
@@ -214,4 +218,16 @@ fn limit(options: &mut ResolverOpts, config: &DnsConfig) {
     options.cache_size = 0;
     // On one TCP connection, for answers too long for UDP.
     options.max_active_requests = config.max_lookups.saturating_mul(2);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_search_domain_is_put_after_a_receivers_name() {
+        for name in ["example.com", "a.b.example.com"] {
+            assert!(whole(name).is_some_and(|whole| whole.is_fqdn()), "{name}");
+        }
+    }
 }

@@ -121,7 +121,9 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
     say("starting one event-ingest and one dispatcher");
     // What the stack of the tests sets lower than the services' default.
-    let mut stack = Stack::builder().env("LOK__DATABASE__POOL_SIZE", "16").start().await;
+    let stack = Stack::builder().env("LOK__DATABASE__POOL_SIZE", "16");
+    // All webhooks are made from one address.
+    let mut stack = stack.env("LOK__API__ADDRESS_BURST", "1000000").start().await;
     let users: Vec<String> = (0..arguments.webhooks).map(|index| format!("user_{index}")).collect();
     let mut secrets = Vec::new();
     for (index, user) in users.iter().enumerate() {

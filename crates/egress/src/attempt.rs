@@ -45,7 +45,9 @@ pub enum AttemptError {
     #[error("DNS: {0}")]
     Dns(String),
     /// The host leads to addresses that requests may not go to.
-    #[error("blocked: {0}")]
+    ///
+    /// Which one is not said: the name may be one that only our own network's name servers know.
+    #[error("blocked: the host leads to an address that is not public ({})", .0.range)]
     Blocked(BlockedAddress),
     /// The URL may not be requested: the rules changed since it was given.
     #[error("blocked: {0}")]

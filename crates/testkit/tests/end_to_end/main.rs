@@ -13,6 +13,7 @@ mod guide_code;
 mod key_rotation;
 mod lost_messages;
 mod memory;
+mod name_servers;
 mod outages;
 mod permissions;
 mod poison;

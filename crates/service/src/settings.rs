@@ -191,9 +191,9 @@ settings! {
         allowed_networks: List<IpNet> = List::default(),
         /// CIDRs that are blocked too, whether public or excepted: your own public addresses, a NAT64 prefix of your own.
         blocked_networks: List<IpNet> = List::default(),
-        /// Name servers to ask instead of the system's: 10.0.0.53:53,[fd00::53]:53.
+        /// Name servers to ask instead of the system's: `10.0.0.53:53,[fd00::53]:53`.
         name_servers: List<SocketAddr> = List::default(),
-        /// Longest wait for a name's addresses; part of connect_timeout.
+        /// Longest wait for a name's addresses; part of `connect_timeout`.
         dns_timeout: Span = Span::secs(3),
         /// Names that are looked up at once; one whose servers do not answer takes up to 16 sockets.
         dns_lookups: u32 = 128,

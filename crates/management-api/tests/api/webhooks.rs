@@ -226,3 +226,22 @@ async fn the_11_event_types_are_described_in_both_languages() {
         assert!(english["example"].is_object());
     }
 }
+
+#[tokio::test]
+async fn a_secret_that_cannot_be_decrypted_hides_no_webhook_and_a_new_one_is_the_way_out() {
+    let stack = api_alone().await;
+    let api = stack.api("user_1");
+    let (broken, webhook) = given(&api).await;
+    given(&api).await;
+    let id: domain::WebhookId = webhook["id"].as_str().unwrap().parse().unwrap();
+    let lose_its_key = "UPDATE webhooks SET secret_key_id = 'gone' WHERE id = $1";
+    stack.database.connect().await.execute(lose_its_key, &[&id.uuid()]).await.unwrap();
+
+    assert_eq!(api.get("/api/webhooks").await.expect(200).json()["total"], 2);
+    api.get(&broken).await.expect(200);
+    api.put(&broken, &json!({ "description": "still mine" })).await.expect(200);
+    api.get(&format!("{broken}/deliveries")).await.expect(200);
+    let regenerated = api.post(&format!("{broken}/regenerate-secret"), &json!({})).await.expect(200).json();
+    assert!(regenerated["secret"].as_str().is_some_and(|secret| secret.starts_with("whsec_")));
+    api.delete(&broken).await.expect(204);
+}

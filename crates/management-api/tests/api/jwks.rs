@@ -126,7 +126,9 @@ async fn without_keys_so_far_tokens_are_neither_believed_nor_refused() {
         Reply::status(204),
     ];
     let count = hostile.len();
-    hostile.into_iter().for_each(|reply| provider.answer_next(reply));
+    for reply in hostile {
+        provider.answer_next(reply);
+    }
     let gate = Gate::default();
     provider.answer(set(&[&signer]).when_open(&gate));
     let settings = [("JWKS_MIN_INTERVAL", "30ms"), ("JWKS_TIMEOUT", "20s")];
@@ -302,8 +304,8 @@ async fn a_provider_that_takes_too_long_or_says_too_much_is_given_up() {
 }
 
 fn endless_head() -> Bytes {
-    let headers = (0..20_000).map(|index| format!("x-{index}: {index}\r\n")).collect::<String>();
-    format!("HTTP/1.1 200 OK\r\n{headers}\r\n{{}}").into()
+    let headers: Vec<_> = (0..20_000).map(|index| format!("x-{index}: {index}\r\n")).collect();
+    format!("HTTP/1.1 200 OK\r\n{}\r\n{{}}", headers.concat()).into()
 }
 
 #[tokio::test]

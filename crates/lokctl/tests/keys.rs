@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use domain::EventType::BookingCreated;
 use domain::signature::WebhookSecret;
-use domain::{UserId, WebhookId};
+use domain::{Timestamp, UserId, WebhookId};
 use ring::rand::SystemRandom;
 use service::Clock;
 use store::{NewWebhook, SecretKeys};
@@ -27,7 +27,12 @@ fn succeeded(output: &Output) -> &str {
 
 /// Webhooks whose secrets are under the tests' key.
 async fn given_webhooks(database: &TestDatabase, count: usize) -> Vec<WebhookId> {
-    let (store, random, now) = (database.store(), SystemRandom::new(), Clock::system().now());
+    given_webhooks_of(Clock::system().now(), database, count).await
+}
+
+/// The same, with ids of this time.
+async fn given_webhooks_of(now: Timestamp, database: &TestDatabase, count: usize) -> Vec<WebhookId> {
+    let (store, random) = (database.store(), SystemRandom::new());
     let mut ids = Vec::new();
     for _ in 0..count {
         let new = NewWebhook {
@@ -153,6 +158,28 @@ async fn secrets_that_cannot_be_decrypted_are_named_and_the_exit_code_says_so() 
         assert!(output.stderr.contains(part), "{part} in {}", output.stderr);
     }
     assert_eq!(list(&database, &both).await[2], ["lost", "1", "0", "not", "in", "secrets.keys"]);
+}
+
+#[tokio::test]
+async fn a_secret_that_is_written_under_the_old_key_behind_the_rotation_is_told() {
+    let database = TestDatabase::create().await;
+    given_webhooks(&database, 100).await;
+    let both = format!("{NEW_KEY},{SECRET_KEYS}");
+    let rotate = lokctl(&database, &both, &["keys", "rotate", "--batch", "1"]);
+    let writing = async {
+        let client = database.connect().await;
+        let sql = "SELECT count(*) FROM webhooks WHERE secret_key_id = 'new'";
+        eventually("some are encrypted anew", DEADLINE, async || {
+            (client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
+        })
+        .await;
+        given_webhooks_of(Timestamp::UNIX_EPOCH, &database, 1).await;
+    };
+    let (output, ()) = tokio::join!(rotate.output(), writing);
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    assert!(output.stderr.contains("1 secrets are under another key still"), "{}", output.stderr);
+    let again = lokctl(&database, &both, &["keys", "rotate"]).output().await;
+    assert_eq!(succeeded(&again), "encrypted anew under `new`: 1 secrets of 101 webhooks looked at");
 }
 
 #[tokio::test]

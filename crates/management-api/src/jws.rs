@@ -133,7 +133,7 @@ mod tests {
         let presented = Presented::read(&token).unwrap();
         assert_eq!((presented.algorithm, presented.key_id.as_deref()), (Algorithm::Es256, Some("k1")));
         assert_eq!(presented.signature, [0, 0, 0]);
-        assert!(token.starts_with(presented.signed) && presented.signed.ends_with(".e30"));
+        assert_eq!(token, format!("{}.AAAA", presented.signed));
     }
 
     #[test]

@@ -25,6 +25,9 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const RSA_PRIVATE: &[u8] = include_bytes!("../../tests/api/rsa_private.der");
 const RSA_PUBLIC: &str = include_str!("../../tests/api/rsa_public.pem");
 
+/// Makes a signature of a message.
+type Sign<'a> = dyn Fn(&str) -> Vec<u8> + 'a;
+
 /// Key pairs of a provider, or of an attacker.
 struct Pairs {
     rsa: rsa::KeyPair,
@@ -142,8 +145,8 @@ async fn a_genuine_token_of_each_algorithm_is_believed_and_every_bit_of_it_count
                 bytes[index] ^= 1 << bit;
                 // What is no text does not get here.
                 let Ok(flipped) = String::from_utf8(bytes) else { continue };
-                let verified = verify(&verifier, &flipped).await;
-                assert!(verified.is_err(), "bit {bit} of byte {index}: {flipped}");
+                let outcome = verify(&verifier, &flipped).await;
+                assert!(outcome.is_err(), "bit {bit} of byte {index}: {flipped}");
             }
             let cut = format!("{}{}", &token[..index], &token[index + 1..]);
             assert!(verify(&verifier, &cut).await.is_err(), "without byte {index}: {cut}");
@@ -192,7 +195,7 @@ async fn a_key_is_used_for_its_own_algorithm_only() {
     let es256 = |message: &str| pairs.sign_ec(&ECDSA_P256_SHA256_FIXED_SIGNING, message);
     let es256_as_der = |message: &str| pairs.sign_ec(&ECDSA_P256_SHA256_ASN1_SIGNING, message);
     let eddsa = |message: &str| pairs.sign_ed(message);
-    let sign: [(&str, &dyn Fn(&str) -> Vec<u8>); 9] = [
+    let sign: [(&str, &Sign<'_>); 9] = [
         ("RS256", &rs256),
         ("ES256", &es256),
         ("EdDSA", &eddsa),
@@ -217,9 +220,9 @@ async fn a_key_is_used_for_its_own_algorithm_only() {
                 }
                 let token = made(&header.to_string(), &payload, sign);
                 let fits = *name == signer && kid.is_none_or(|kid| kid == own_kid);
-                let verified = verify(&verifier, &token).await;
-                assert_eq!(verified.is_ok(), fits, "{header} signed with {name}");
-                assert!(fits || verified == Err(Reason::TokenSignature), "{header} signed with {name}");
+                let outcome = verify(&verifier, &token).await;
+                assert_eq!(outcome.is_ok(), fits, "{header} signed with {name}");
+                assert!(fits || outcome == Err(Reason::TokenSignature), "{header} signed with {name}");
             }
         }
     }

@@ -9,8 +9,8 @@ use broker::{Confirmed, Consumer, Delivery, Received};
 use bytes::Bytes;
 use domain::Timestamp;
 use domain::protocol::{DELETED, DISABLED, Decision, Fence, Taken, Ticket, decide};
+use domain::redaction::Redactor;
 use domain::retry::{AttemptNumber, NextStep, Schedule, Verdict, next_step};
-use domain::signature::redact_secrets;
 use egress::{AttemptError, Client, Outcome};
 use isolation::{Isolation, MAY_TAKE, Stopping, Work};
 use metrics::{counter, gauge, histogram};
@@ -282,7 +282,8 @@ impl DeliverStage {
         let verdict = verdict(&made.outcome);
         let next = next_step(job.ticket.attempt, verdict, &self.schedule);
         let error = describe_failure(&made.outcome);
-        let recorded = self.journal.record(self.record(job, made, next, error.clone())).await?;
+        let record = self.record(job, &target.redactor, made, next, error.clone());
+        let recorded = self.journal.record(record).await?;
         let Some(fence) = recorded else { return self.after_another(job).await };
         Ok(match next {
             NextStep::Succeed => {
@@ -365,12 +366,19 @@ impl DeliverStage {
         Ok(made)
     }
 
-    fn record(&self, job: &DeliveryJob, made: Made, next: NextStep, error: Option<String>) -> AttemptRecord {
+    fn record(
+        &self,
+        job: &DeliveryJob,
+        redactor: &Redactor,
+        made: Made,
+        next: NextStep,
+        error: Option<String>,
+    ) -> AttemptRecord {
         let (response_status, response_body) = match made.outcome {
             Outcome::Responded(response) => {
                 let body = String::from_utf8_lossy(&response.body);
                 // A receiver that sends its secret back must not have it kept in the clear.
-                (Some(response.status), Some(redact_secrets(&body).into_owned()))
+                (Some(response.status), Some(redactor.redact(&body).into_owned()))
             }
             Outcome::Failed(_) => (None, None),
         };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use domain::WebhookId;
+use domain::redaction::Redactor;
 use domain::signature::Signer;
 use domain::webhook_url::{UrlPolicy, WebhookUrl};
 use http::Uri;
@@ -22,6 +23,8 @@ pub(crate) struct Target {
     pub(crate) uri: Result<Uri, String>,
     /// Signs requests.
     pub(crate) signer: Signer,
+    /// Finds the webhook's secrets in what is answered.
+    pub(crate) redactor: Redactor,
 }
 
 /// There is no target to send to.
@@ -88,6 +91,7 @@ impl Targets {
             active: loaded.active,
             uri,
             signer: Signer::new(&loaded.secret, previous),
+            redactor: Redactor::new([&loaded.secret].into_iter().chain(previous.map(|(secret, _)| secret))),
         })
     }
 }
@@ -135,5 +139,18 @@ mod tests {
         let signer = target.unwrap().signer;
         assert!(signer.standard_signature(&id, before, b"{}").contains(' '));
         assert!(!signer.standard_signature(&id, until, b"{}").contains(' '), "remembered or not");
+    }
+
+    #[test]
+    fn a_target_finds_both_of_its_secrets_in_what_is_answered() {
+        let previous = WebhookSecret::generate(&SystemRandom::new()).unwrap();
+        let until = Timestamp::UNIX_EPOCH + Duration::from_hours(24);
+        let webhook = loaded(PreviousSecret { until, secret: Ok(previous.clone()) });
+        let current = webhook.secret.clone();
+        let target = targets_at(Timestamp::UNIX_EPOCH).prepare(webhook).unwrap();
+        for secret in [current, previous] {
+            let bare = secret.expose().trim_start_matches("whsec_");
+            assert_eq!(target.redactor.redact(&format!("bad key: {bare}")), "bad key: [redacted]");
+        }
     }
 }

@@ -8,6 +8,7 @@ pub mod js;
 pub mod limits;
 pub mod network;
 pub mod protocol;
+pub mod redaction;
 pub mod retry;
 pub mod signature;
 pub mod timestamp;

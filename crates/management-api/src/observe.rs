@@ -64,7 +64,10 @@ pub(crate) async fn observe(
 fn head_refusal(request: &ServiceRequest) -> Option<Problem> {
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     if target > MAX_TARGET_BYTES {
-        return Some(Problem::new(StatusCode::URI_TOO_LONG, Reason::TargetTooLong { limit: MAX_TARGET_BYTES }));
+        return Some(Problem::new(
+            StatusCode::URI_TOO_LONG,
+            Reason::TargetTooLong { limit: MAX_TARGET_BYTES },
+        ));
     }
     let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
     let is_crowded = request.headers().len() > MAX_HEADER_FIELDS;

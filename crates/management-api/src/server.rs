@@ -83,7 +83,9 @@ fn resource(path: &Path) -> Resource {
     path.calls.iter().fold(resource, |resource, (method, call)| {
         let route = match *method {
             "GET" => web::route().guard(guard::Any(guard::Get()).or(guard::Head())),
-            other => web::route().guard(guard::fn_guard(move |request| request.head().method.as_str() == other)),
+            other => {
+                web::route().guard(guard::fn_guard(move |request| request.head().method.as_str() == other))
+            }
         };
         resource.route(handled(*call, route))
     })

@@ -205,7 +205,9 @@ impl Reason {
                 "Too many test events within a minute; the Retry-After header tells when to send the next."
             }
             Self::TooManyIdempotencyKeys { limit } => {
-                return format!("You have used {limit} Idempotency-Keys within 24 hours, the most one user may use.");
+                return format!(
+                    "You have used {limit} Idempotency-Keys within 24 hours, the most one user may use."
+                );
             }
             Self::TargetTooLong { limit } => {
                 return format!("Path and query together must have at most {limit} bytes.");

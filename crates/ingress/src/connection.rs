@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::answer::{HEAD_TOO_LARGE, HEAD_TOO_SLOW, Refusal};
+use crate::client::Network;
 use crate::slots::Slot;
 
 /// How long a refused client may go on sending. A connection that is closed while something is unread is reset, and the client
@@ -100,11 +101,11 @@ pub(crate) struct Connection {
     /// Until when the client has to have taken what was sent.
     write_until: Option<Instant>,
     timer: Pin<Box<Sleep>>,
-    _slot: Option<Slot>,
+    _slot: Option<Slot<Network>>,
 }
 
 impl Connection {
-    pub(crate) fn new(io: TcpStream, patience: Patience, slot: Option<Slot>) -> Self {
+    pub(crate) fn new(io: TcpStream, patience: Patience, slot: Option<Slot<Network>>) -> Self {
         let progress = Progress::new(patience);
         let timer = Box::pin(sleep_until(Instant::now() + patience.head));
         Self { io, progress, write_until: None, timer, _slot: slot }

@@ -10,3 +10,4 @@ mod slots;
 pub use buckets::{Buckets, Rate, Standing};
 pub use client::{ForwardedBy, Network, client_address};
 pub use server::{Bounds, listen};
+pub use slots::{Slot, Slots};

@@ -174,7 +174,7 @@ fn no_answer() -> Response<BoxBody> {
 async fn accept(
     mut io: TcpStream,
     patience: Patience,
-    slots: Arc<Slots>,
+    slots: Arc<Slots<Network>>,
     proxies: Arc<[IpNet]>,
 ) -> Result<(Connection, Protocol, Option<SocketAddr>), DispatchError> {
     let peer = io.peer_addr().ok();

@@ -1,55 +1,56 @@
-//! How many connections one address has.
+//! How much somebody has of what there is a bound on: connections of an address, requests of a user.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::client::Network;
-
-/// The connections of each network, of all threads together. Bounded by the number of connections: a network without one is
+/// The places that each has taken, of all threads together. Bounded by the number of places that are taken: who has none is
 /// not remembered.
 #[derive(Debug)]
-pub(crate) struct Slots {
+pub struct Slots<K: Eq + Hash> {
     most: u32,
-    taken: Mutex<HashMap<Network, u32>>,
+    taken: Mutex<HashMap<K, u32>>,
 }
 
-/// One connection's place. Given back when it is dropped.
+/// One place. Given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Slot {
-    network: Network,
-    slots: Arc<Slots>,
+pub struct Slot<K: Eq + Hash> {
+    key: K,
+    slots: Arc<Slots<K>>,
 }
 
-impl Slots {
-    /// At most `most` connections a network.
-    pub(crate) fn new(most: u32) -> Arc<Self> {
+impl<K: Eq + Hash + Clone> Slots<K> {
+    /// At most `most` places for each.
+    pub fn new(most: u32) -> Arc<Self> {
         Arc::new(Self { most, taken: Mutex::default() })
     }
 
-    /// A place for one more connection, if there is one.
-    pub(crate) fn take(self: &Arc<Self>, network: Network) -> Option<Slot> {
+    /// One more place, if there is one.
+    pub fn take(self: &Arc<Self>, key: K) -> Option<Slot<K>> {
         let mut taken = self.lock();
-        let count = taken.entry(network).or_default();
-        if *count >= self.most {
+        let count = taken.get(&key).copied().unwrap_or_default();
+        if count >= self.most {
             return None;
         }
-        *count += 1;
-        Some(Slot { network, slots: self.clone() })
+        taken.insert(key.clone(), count + 1);
+        Some(Slot { key, slots: self.clone() })
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Network, u32>> {
+impl<K: Eq + Hash> Slots<K> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, u32>> {
         // A map of numbers is whole after any panic.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Slot {
+impl<K: Eq + Hash> Drop for Slot<K> {
     fn drop(&mut self) {
         let mut taken = self.slots.lock();
-        if let Some(count) = taken.get_mut(&self.network) {
+        if let Some(count) = taken.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
-                taken.remove(&self.network);
+                taken.remove(&self.key);
             }
         }
     }
@@ -58,6 +59,7 @@ impl Drop for Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Network;
 
     #[test]
     fn a_place_is_free_again_when_its_connection_is_gone_and_nobody_is_remembered_for_ever() {

@@ -8,6 +8,7 @@ use service::Clock;
 use service::settings::Api as HttpSettings;
 use store::{ManualLimits, Store};
 
+use crate::answers::AnswerMemory;
 use crate::rate::Rates;
 use crate::token::Verifier;
 
@@ -31,6 +32,8 @@ pub(crate) struct Api {
     pub(crate) manual: ManualLimits,
     /// How many idempotency keys of a user are remembered.
     pub(crate) idempotency_keys_per_user: u32,
+    /// The memory for answers.
+    pub(crate) answers: AnswerMemory,
     /// How many requests users and addresses may send.
     pub(crate) rates: Rates,
     /// The HTTP server's bounds.

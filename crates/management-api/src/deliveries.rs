@@ -1,11 +1,17 @@
 //! The history of deliveries (guide, *Historique des livraisons*).
 
+use std::iter::{once, once_with};
+
+use actix_web::http::header::ContentType;
 use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
 use domain::timestamp;
+use futures_util::stream;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use store::{Delivery, DeliveryPage, Page, Statistics};
 
+use crate::answers::Share;
 use crate::api::Api;
 use crate::auth::Caller;
 use crate::database::bounded;
@@ -82,10 +88,10 @@ impl From<Statistics> for StatisticsDocument {
     }
 }
 
+/// What stands behind the deliveries.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct PageDocument<'a> {
-    deliveries: Vec<DeliveryDocument<'a>>,
+struct PageEnd {
     statistics: StatisticsDocument,
     page: u32,
     page_size: u32,
@@ -93,10 +99,9 @@ struct PageDocument<'a> {
     page_count: u64,
 }
 
-impl<'a> PageDocument<'a> {
-    fn new(found: &'a DeliveryPage, page: Page) -> Self {
+impl PageEnd {
+    fn new(found: &DeliveryPage, page: Page) -> Self {
         Self {
-            deliveries: found.deliveries.iter().map(DeliveryDocument::new).collect(),
             statistics: found.statistics.into(),
             page: page.number,
             page_size: page.size,
@@ -104,6 +109,36 @@ impl<'a> PageDocument<'a> {
             page_count: found.total.div_ceil(page.size.into()),
         }
     }
+}
+
+/// A page as JSON, each delivery when its turn to be sent comes: as JSON a page may be six times as large as it is in memory,
+/// and writing all of it at once would keep others waiting.
+fn document(
+    found: DeliveryPage,
+    page: Page,
+    share: Share,
+) -> impl Iterator<Item = serde_json::Result<Bytes>> {
+    let end = PageEnd::new(&found, page);
+    let deliveries = found.deliveries.into_iter().enumerate().map(|(index, delivery)| {
+        let mut text = if index == 0 { Vec::new() } else { vec![b','] };
+        serde_json::to_writer(&mut text, &DeliveryDocument::new(&delivery))?;
+        Ok(text.into())
+    });
+    let start = once(Ok(Bytes::from_static(br#"{"deliveries":["#)));
+    start.chain(deliveries).chain(once_with(move || {
+        // Held to here.
+        drop(share);
+        let end = serde_json::to_string(&end)?;
+        Ok(format!("],{}", end.trim_start_matches('{')).into())
+    }))
+}
+
+/// What a page takes in memory.
+fn bytes(page: &DeliveryPage) -> usize {
+    let texts = |it: &Delivery| {
+        it.response_body.as_deref().map_or(0, str::len) + it.error.as_deref().map_or(0, str::len)
+    };
+    page.deliveries.iter().map(|delivery| size_of::<Delivery>() + texts(delivery)).sum()
 }
 
 /// `GET /api/webhooks/{id}/deliveries`
@@ -116,7 +151,9 @@ pub(crate) async fn list(
     let id = webhook_id(&request)?;
     let found = bounded(api.store.list_deliveries(&user, id, query.filter, query.page)).await?;
     let found = found.ok_or_else(Problem::not_found)?;
-    Ok(HttpResponse::Ok().json(PageDocument::new(&found, query.page)))
+    let share = api.answers.take(bytes(&found))?;
+    let document = stream::iter(document(found, query.page, share));
+    Ok(HttpResponse::Ok().content_type(ContentType::json()).streaming(document))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod answers;
 mod api;
 mod auth;
 mod body;
@@ -38,6 +39,7 @@ use service::{Clock, Context, ServiceInfo, Settings};
 use store::{ManualLimits, Store};
 use tracing::info;
 
+use crate::answers::AnswerMemory;
 use crate::api::Api;
 use crate::rate::Rates;
 use crate::token::Verifier;
@@ -115,6 +117,7 @@ fn api(settings: &Settings, verifier: Verifier, store: Store, broker: &Broker, c
             per_user: limits.test_events_per_user,
         },
         idempotency_keys_per_user: limits.idempotency_keys_per_user,
+        answers: AnswerMemory::new(settings.api.answer_memory.0),
         rates: Rates::new(&settings.api, Instant::now()),
         http: settings.api.clone(),
         clock,

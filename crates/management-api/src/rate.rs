@@ -5,6 +5,7 @@
 //! several replicas a user may send as many times more.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _, web};
 use domain::UserId;
-use ingress::{Buckets, ForwardedBy, Network, Rate, Standing, client_address};
+use ingress::{Buckets, ForwardedBy, Network, Rate, Slot, Slots, Standing, client_address};
 use ipnet::IpNet;
 use metrics::counter;
 use service::settings::{Api as Settings, ProxyHeader};
@@ -30,6 +31,9 @@ use crate::texts::Reason;
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
+/// When to ask again whose other requests are still under way.
+const TURN: Duration = Duration::from_secs(1);
+
 /// What reading costs a user.
 const READ: u32 = 1;
 
@@ -42,6 +46,7 @@ const TEST_EVENT: u32 = 5;
 /// The limits.
 pub(crate) struct Rates {
     users: Buckets,
+    turns: Arc<Slots<UserId>>,
     addresses: Buckets,
     failed_token: u32,
     proxies: Vec<IpNet>,
@@ -64,6 +69,7 @@ impl Rates {
         let buckets = |per_second, burst| Buckets::new(Rate { per_second, burst }, remembered, now);
         Self {
             users: buckets(settings.user_rate, settings.user_burst),
+            turns: Slots::new(settings.user_concurrency),
             addresses: buckets(settings.address_rate, settings.address_burst),
             failed_token: settings.failed_token_cost,
             proxies: settings.trusted_proxies.0.clone(),
@@ -96,6 +102,14 @@ impl Rates {
         {
             warn!(%peer, "a proxy that api.trusted_proxies does not name: its clients are limited as if they were one");
         }
+    }
+
+    /// One more request of a user, until its answer is taken.
+    fn turn(&self, user: &UserId) -> Result<Slot<UserId>, Problem> {
+        self.turns.take(user.clone()).ok_or_else(|| {
+            counter!("http_requests_limited_total", "per" => "user_at_once").increment(1);
+            Problem::too_many(Reason::TooManyRequests, TURN)
+        })
     }
 
     fn user(&self, user: &UserId, cost: u32) -> Told {
@@ -143,11 +157,17 @@ pub(crate) async fn limit_user(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let api = request.app_data::<web::Data<Api>>().cloned();
     if let (Some(api), Ok(Caller(user))) = (api, request.extract::<Caller>().await) {
+        let turn = match api.rates.turn(&user) {
+            Ok(turn) => turn,
+            Err(problem) => return Ok(request.error_response(problem)),
+        };
         let told = api.rates.user(&user, cost(&request));
         request.extensions_mut().insert(told);
         if let Some(problem) = told.refusal() {
             return Ok(request.error_response(problem));
         }
+        let response = next.call(request).await?.map_into_boxed_body();
+        return Ok(api.answers.hold(response, turn));
     }
     Ok(next.call(request).await?.map_into_boxed_body())
 }

@@ -111,6 +111,8 @@ settings! {
         answer_timeout: Span = Span::secs(60),
         /// Longest time that a client takes to read its answer; then its connection is closed.
         write_timeout: Span = Span::secs(15),
+        /// Memory for answers that are larger than 16 KiB and not taken yet; what does not fit is answered 503.
+        answer_memory: Size = Size(32 * 1024 * 1024),
         /// How long a connection without requests is kept.
         idle_timeout: Span = Span::secs(75),
         /// Connections at once, per thread.
@@ -121,6 +123,8 @@ settings! {
         user_rate: u32 = 20,
         /// Requests at once of a user who sent none for a while.
         user_burst: u32 = 400,
+        /// Requests of a user at once, per replica, until their answers are taken.
+        user_concurrency: u32 = 8,
         /// Requests a second of one IPv4 address or IPv6 /64, per replica.
         address_rate: u32 = 100,
         /// Requests at once of an address that sent none for a while.
@@ -341,6 +345,8 @@ impl Settings {
         bound("api.connections_per_address", self.api.connections_per_address.into(), 1, 1_000_000);
         bound("api.user_rate", self.api.user_rate.into(), 1, 1_000_000);
         bound("api.user_burst", self.api.user_burst.into(), 10, 1_000_000);
+        bound("api.user_concurrency", self.api.user_concurrency.into(), 1, 1_000_000);
+        bound("api.answer_memory", bytes(self.api.answer_memory), 1024 * 1024, 1 << 40);
         bound("api.address_rate", self.api.address_rate.into(), 1, 1_000_000);
         bound("api.address_burst", self.api.address_burst.into(), 10, 1_000_000);
         bound("api.failed_token_cost", self.api.failed_token_cost.into(), 1, 1000);

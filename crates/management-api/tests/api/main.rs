@@ -23,7 +23,8 @@ async fn api_alone() -> Stack {
 }
 
 /// Limits that no test meets, for those that ask a lot.
-const UNLIMITED: [(&str, &str); 4] = [
+const UNLIMITED: [(&str, &str); 5] = [
+    ("LOK__API__USER_CONCURRENCY", "100000"),
     ("LOK__API__USER_RATE", "100000"),
     ("LOK__API__USER_BURST", "1000000"),
     ("LOK__API__ADDRESS_RATE", "100000"),

@@ -2,13 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use testkit::Stack;
+use domain::retry::AttemptNumber;
+use serde_json::json;
+use service::Clock;
+use store::{AttemptRecord, AttemptResult};
+use testkit::{ApiClient, Stack, eventually_ok};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use crate::raw::{PATIENCE, RawAnswer, connect};
-use crate::{UNLIMITED, problem};
+use crate::{UNLIMITED, given, problem};
 
 /// As long as no connection may be left alone here; the times below are a fraction of it.
 const LONG: Duration = Duration::from_secs(20);
@@ -121,4 +125,101 @@ async fn a_body_that_says_it_is_too_large_is_not_waited_for() {
     let answer = crate::raw::exchange(&url, head.as_bytes()).await;
     assert!(answer.status == 413 && answer.is_problem(), "{answer:?}");
     assert_eq!(problem(stack.api("user_1").get("/nowhere").await, 404), "not_found");
+}
+
+/// What a receiver may answer that is longest as JSON.
+fn longest_response() -> String {
+    "\u{1}".repeat(16 * 1024)
+}
+
+/// A webhook of a user with a full page of such answers.
+async fn given_long_history(stack: &Stack, api: &ApiClient) -> String {
+    let (path, _) = given(api).await;
+    let now = Clock::system().now();
+    let mut attempts = Vec::new();
+    for _ in 0..100 {
+        let test = api.post(&format!("{path}/test"), &json!({})).await.expect(202).json();
+        attempts.push(AttemptRecord {
+            delivery: test["deliveryId"].as_str().expect("an id").parse().expect("an id"),
+            attempt: AttemptNumber::FIRST,
+            started_at: now,
+            duration: Duration::from_millis(42),
+            response_status: Some(200),
+            response_body: Some(longest_response()),
+            error: None,
+            result: AttemptResult::Success,
+        });
+    }
+    assert_eq!(
+        stack.database.store().record_attempts(&attempts).await.expect("they are recorded").len(),
+        100
+    );
+    format!("{path}/deliveries?pageSize=100")
+}
+
+/// Asks, reads the status and no more.
+async fn ask_and_stop_reading(url: &str, path: &str, token: &str) -> (u16, TcpStream) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    let address = url.strip_prefix("http://").expect("a plain URL").parse().expect("an address");
+    let mut stream = socket.connect(address).await.expect("the service listens");
+    let ask = format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(ask.as_bytes()).await.expect("the service reads");
+    let mut start = [0; 12];
+    timeout(PATIENCE, stream.read_exact(&mut start)).await.expect("an answer").expect("a status line");
+    (RawAnswer::read(&start).status, stream)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_takes_have_so_much_memory() {
+    let builder = Stack::builder().ingests(0).dispatchers(0).env("LOK__API__WRITE_TIMEOUT", "60s");
+    let builder = builder.env("LOK__LIMITS__TEST_EVENTS_PER_WEBHOOK", "1000");
+    let builder = builder.env("LOK__LIMITS__TEST_EVENTS_PER_USER", "1000");
+    let mut stack =
+        UNLIMITED.into_iter().fold(builder, |builder, (name, value)| builder.env(name, value)).start().await;
+    let url = stack.api.as_mut().expect("an API").url().await;
+    let api = stack.api("user_1");
+    let path = given_long_history(&stack, &api).await;
+    let token = testkit::token::hs256(stack.hs256_secret(), "user_1");
+
+    // As JSON each is ten megabytes long.
+    let asked = (0..60).map(|_| ask_and_stop_reading(&url, &path, &token));
+    let held = futures_util::future::join_all(asked).await;
+    let served = held.iter().filter(|(status, _)| *status == 200).count();
+    assert!(served >= 10 && held.iter().all(|(status, _)| matches!(status, 200 | 503)), "{served} of 60");
+    assert_eq!(problem(api.get(&path).await, 503), "service_unavailable");
+    api.get("/api/webhooks").await.expect(200);
+    let memory = stack.api.as_mut().expect("an API").memory();
+    assert!(memory.peak < 256 * 1024 * 1024, "{memory:?}");
+
+    drop(held);
+    let page = eventually_ok("there is memory again", testkit::DEADLINE, async || {
+        let answer = api.get(&path).await;
+        if answer.status == 200 { Ok(answer.json()) } else { Err(answer.text()) }
+    })
+    .await;
+    let deliveries = page["deliveries"].as_array().unwrap();
+    assert!(deliveries.len() == 100 && deliveries.iter().all(|it| it["response"] == longest_response()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_takes_no_answers_gets_so_many_and_others_are_served() {
+    let builder = Stack::builder().ingests(0).dispatchers(0).env("LOK__API__WRITE_TIMEOUT", "60s");
+    let builder =
+        builder.env("LOK__LIMITS__TEST_EVENTS_PER_WEBHOOK", "1000").env("LOK__API__USER_BURST", "10000");
+    let mut stack = builder.env("LOK__LIMITS__TEST_EVENTS_PER_USER", "1000").start().await;
+    let url = stack.api.as_mut().expect("an API").url().await;
+    let path = given_long_history(&stack, &stack.api("user_1")).await;
+    let token = testkit::token::hs256(stack.hs256_secret(), "user_1");
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        held.push(ask_and_stop_reading(&url, &path, &token).await);
+    }
+    let statuses: Vec<_> = held.iter().map(|(status, _)| *status).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 200, 200, 429, 429]);
+    let refused = stack.api("user_1").get("/api/webhooks").await;
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(problem(refused, 429), "rate_limited");
+    let path = given_long_history(&stack, &stack.api("user_2")).await;
+    stack.api("user_2").get(&path).await.expect(200);
 }

@@ -1,0 +1,139 @@
+//! Answers that their clients have not taken yet: how much memory they have, and how many one user has.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::ServiceResponse;
+use bytes::Bytes;
+use domain::UserId;
+use ingress::Slot;
+use metrics::counter;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::problem::Problem;
+
+/// The most that a connection is given at once. What it was given lies in its buffer, which nobody counts.
+const PART: usize = 16 * 1024;
+
+/// The memory for answers. Nobody waits for it: whoever waits has an answer in memory already.
+pub(crate) struct AnswerMemory {
+    /// In KiB: a semaphore counts to 2^29 or more.
+    all: usize,
+    free: Arc<Semaphore>,
+}
+
+/// A part of the memory. Free when it is dropped.
+pub(crate) struct Share(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
+
+impl AnswerMemory {
+    /// This many bytes for all answers together.
+    pub(crate) fn new(bytes: usize) -> Self {
+        let all = bytes.div_ceil(1024).clamp(1, Semaphore::MAX_PERMITS);
+        Self { all, free: Arc::new(Semaphore::new(all)) }
+    }
+
+    /// A part for an answer of this many bytes. One that is larger than all there is takes all.
+    pub(crate) fn take(&self, bytes: usize) -> Result<Share, Problem> {
+        let kib = u32::try_from(bytes.div_ceil(1024).min(self.all)).unwrap_or(u32::MAX);
+        self.free.clone().try_acquire_many_owned(kib).map(Share).map_err(|_| {
+            counter!("http_requests_limited_total", "per" => "answer_memory").increment(1);
+            Problem::unavailable()
+        })
+    }
+
+    /// Counts an answer of a user until its client has taken it. Those that are made while they are sent take their memory
+    /// themselves.
+    pub(crate) fn hold(
+        &self,
+        response: ServiceResponse<BoxBody>,
+        turn: Slot<UserId>,
+    ) -> ServiceResponse<BoxBody> {
+        let bytes = match response.response().body().size() {
+            BodySize::Sized(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
+            BodySize::None | BodySize::Stream => 0,
+        };
+        let share = if bytes > PART { self.take(bytes).map(Some) } else { Ok(None) };
+        match share {
+            Ok(share) => response.map_body(|_, body| {
+                BoxBody::new(Held { body, rest: Bytes::new(), _share: share, _turn: turn })
+            }),
+            Err(problem) => response.error_response(problem),
+        }
+    }
+}
+
+/// A body that goes out in small parts and holds its place until the last of them.
+struct Held {
+    body: BoxBody,
+    rest: Bytes,
+    _share: Option<Share>,
+    _turn: Slot<UserId>,
+}
+
+impl MessageBody for Held {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = self.get_mut();
+        if this.rest.is_empty() {
+            match ready!(Pin::new(&mut this.body).poll_next(cx)) {
+                Some(Ok(bytes)) => this.rest = bytes,
+                end => return Poll::Ready(end),
+            }
+        }
+        let part = this.rest.len().min(PART);
+        Poll::Ready(Some(Ok(this.rest.split_to(part))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use actix_web::HttpResponse;
+    use actix_web::test::TestRequest;
+    use ingress::Slots;
+
+    use super::*;
+
+    fn response(bytes: usize) -> ServiceResponse<BoxBody> {
+        TestRequest::default().to_srv_response(HttpResponse::Ok().body(vec![b'x'; bytes]))
+    }
+
+    #[actix_web::test]
+    async fn an_answer_has_its_memory_until_it_is_taken() {
+        let (memory, turns) = (AnswerMemory::new(100 * 1024), Slots::new(10));
+        let hold =
+            |bytes| memory.hold(response(bytes), turns.take(UserId::parse("user_1").unwrap()).unwrap());
+        let first = hold(60 * 1024);
+        assert_eq!(first.status(), 200);
+        assert_eq!(hold(60 * 1024).status(), 503);
+        assert_eq!(hold(PART).status(), 200, "small ones are many, and bounded by their number");
+
+        let mut body = Box::pin(first.into_body());
+        for _ in 0..4 {
+            assert_eq!(hold(60 * 1024).status(), 503);
+            let part = poll_fn(|cx| body.as_mut().poll_next(cx)).await.unwrap().unwrap();
+            assert!(part.len() <= PART, "{}", part.len());
+        }
+        drop(body);
+        assert_eq!(hold(60 * 1024).status(), 200);
+        assert_eq!(hold(1024 * 1024).status(), 200, "larger than all there is: alone");
+    }
+
+    #[actix_web::test]
+    async fn a_user_has_so_many_answers_until_they_are_taken() {
+        let (memory, turns) = (AnswerMemory::new(1024), Slots::new(2));
+        let turn = || turns.take(UserId::parse("user_1").unwrap());
+        let held = [turn().unwrap(), turn().unwrap()].map(|turn| memory.hold(response(10), turn));
+        assert!(turn().is_none());
+        drop(held);
+        assert!(turn().is_some());
+    }
+}

@@ -25,6 +25,7 @@ impl Progress {
         {
             bar.set_style(style);
         }
+        bar.set_message("0 secrets encrypted anew");
         Self { bar, total, told: Instant::now() }
     }
 

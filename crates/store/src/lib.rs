@@ -32,6 +32,6 @@ pub use recovery::{Lost, LostCounts, LostEvents, RecoverySession, ReissuedJob};
 pub use reissue::{Deferral, Reissue};
 pub use rotation::{EncryptedAnew, KeyUse, Unreadable, Which};
 pub use webhooks::{
-    CreateError, Created, Disclosed, IdempotencyKey, NewWebhook, PreviousSecret, Subscription, Webhook, WebhookChanges, WebhookPage,
-    WebhookTarget,
+    CreateError, Created, Disclosed, IdempotencyKey, NewWebhook, PreviousSecret, Subscription, Webhook,
+    WebhookChanges, WebhookPage, WebhookTarget,
 };

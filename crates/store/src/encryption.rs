@@ -25,9 +25,15 @@ pub enum KeyError {
     /// An entry has no colon.
     #[error("expected id:base64-of-32-bytes: entry {0} has no `:`")]
     NoId(usize),
-    /// An id is used twice, or is no id.
-    #[error("key ids must be unique, of 1 to 32 letters, digits, `.`, `_` and `-`: entry {0}")]
+    /// An id is empty or used twice.
+    #[error("key ids must be unique and not empty: entry {0}")]
     Id(usize),
+    /// The id of the key that encrypts is no id.
+    #[error(
+        "the first key's id is not of 1 to 32 letters, digits, `.`, `_` and `-`; `lokctl keys generate` makes a key \
+         that can stand before it, and what is under this one stays readable"
+    )]
+    FirstId,
     /// A key is not the base64 of 32 bytes. Its id is not told: the two may stand in each other's place.
     #[error("the key of entry {0} is not the base64 of 32 bytes; `lokctl keys generate` makes one")]
     Key(usize),
@@ -93,12 +99,15 @@ impl SecretKeys {
         Self { keys: Arc::default(), random: SystemRandom::new() }
     }
 
-    /// Reads `id:base64-of-32-bytes,…`.
+    /// Reads `id:base64-of-32-bytes,…`. Keys that only decrypt may have ids of before there was a rule for them.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         let mut keys: Vec<(String, LessSafeKey)> = Vec::new();
         for (index, entry) in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).enumerate() {
             let (id, encoded) = entry.split_once(':').ok_or(KeyError::NoId(index + 1))?;
-            if !is_id(id) || keys.iter().any(|(other, _)| other == id) {
+            if index == 0 && !id.is_empty() && !is_id(id) {
+                return Err(KeyError::FirstId);
+            }
+            if id.is_empty() || keys.iter().any(|(other, _)| other == id) {
                 return Err(KeyError::Id(index + 1));
             }
             let invalid = || KeyError::Key(index + 1);
@@ -249,6 +258,23 @@ mod tests {
     }
 
     #[test]
+    fn the_key_that_encrypts_has_an_id_by_the_rule_and_others_are_read_with_any() {
+        let (_, key) = KEY_2.split_once(':').unwrap();
+        let longest = "k".repeat(MAX_ID_BYTES);
+        assert!(SecretKeys::parse(&format!("{longest}:{key}")).is_ok());
+        for id in ["a b", "clé", "k/1", &"k".repeat(MAX_ID_BYTES + 1)] {
+            assert_eq!(
+                SecretKeys::parse(&format!("{id}:{key},{KEY_1}")).unwrap_err(),
+                KeyError::FirstId,
+                "{id}"
+            );
+            let keys = SecretKeys::parse(&format!("{KEY_1},{id}:{key}")).unwrap();
+            assert_eq!(keys.ids().collect::<Vec<_>>(), ["k1", id]);
+        }
+        assert_eq!(SecretKeys::parse(&format!("{KEY_1},:{key}")).unwrap_err(), KeyError::Id(2));
+    }
+
+    #[test]
     fn what_is_encrypted_anew_is_the_same_secret_and_what_cannot_be_read_is_told_under_any_key() {
         let both = SecretKeys::parse(&format!("{KEY_2},{KEY_1}")).unwrap();
         let old = SecretKeys::parse(KEY_1).unwrap();
@@ -279,12 +305,14 @@ mod tests {
         assert_eq!(SecretKeys::parse(":abc").unwrap_err(), KeyError::Id(1));
         assert_eq!(SecretKeys::parse(&format!("{KEY_1},{KEY_1}")).unwrap_err(), KeyError::Id(2));
         assert_eq!(SecretKeys::parse("k1:AAEC").unwrap_err(), KeyError::Key(1));
-        // The key where its id should be, in several ways to write it.
+        // The key where its id should be, in several ways to write it, as the first and behind it.
         let (_, key) = KEY_1.split_once(':').unwrap();
         let hex = "00".repeat(32);
         for key in [key, key.trim_end_matches('='), &hex, &key[..24], "AAECAwQFBgcICQoLDA0ODw=="] {
-            let error = SecretKeys::parse(&format!("{key}:k1")).unwrap_err();
-            assert!(!error.to_string().contains(&key[..10]), "{error}");
+            for keys in [format!("{key}:k1"), format!("{KEY_2},{key}:k1")] {
+                let error = SecretKeys::parse(&keys).unwrap_err();
+                assert!(!error.to_string().contains(&key[..10]), "{error}");
+            }
         }
         assert_eq!(format!("{:?}", SecretKeys::parse(KEY_1).unwrap()), "[\"k1\"]");
     }

@@ -30,6 +30,7 @@ use crate::outbox::Outbox;
 use crate::reconcile::Probes;
 use crate::request;
 use crate::targets::{NoTarget, Target, Targets};
+use crate::told::Told;
 
 /// The reason recorded where the event was dropped before its delivery was made.
 const NO_BODY: &str = "the event is no longer kept";
@@ -48,6 +49,8 @@ pub(crate) struct DeliverStage {
     pub(crate) claims: Claims,
     pub(crate) lanes: Lanes,
     pub(crate) targets: Targets,
+    /// What keeps attempts from being made, and was told to operators.
+    pub(crate) told: Told,
     pub(crate) client: Client,
     pub(crate) schedule: Schedule,
     /// Longest wait for the webhook's other requests before a job is parked.
@@ -195,12 +198,15 @@ impl DeliverStage {
             };
             let known = loaded.take().or_else(|| self.targets.remembered(job.webhook));
             let Some(target) = known.filter(|target| target.is_as_of(revision)) else {
-                match self.targets.load(job.webhook, &self.journal).await {
+                match self.targets.load(job.webhook, revision, &self.journal).await {
                     // That may have taken long, and the row is to be looked at right before the request.
                     Ok(target) => loaded = Some(target),
                     Err(NoTarget::Gone) => return self.abandon(&job, DELETED).await,
                     Err(NoTarget::Secret(reason)) => {
-                        error!(webhook.id = %job.webhook, %reason, "cannot sign for this webhook; its deliveries wait");
+                        counter!("attempts_put_off_total", "why" => "secret").increment(1);
+                        if self.told.is_news(job.webhook.to_string()) {
+                            error!(webhook.id = %job.webhook, %reason, "cannot sign for this webhook; its deliveries wait");
+                        }
                         let parked = self.park(&job, taken).await?;
                         return Ok(Worked::Over(parked.unwrap_or_else(Confirmed::nothing_to_publish)));
                     }
@@ -215,7 +221,7 @@ impl DeliverStage {
                 return self.abandon(&job, NO_BODY).await;
             };
             job.ticket.attempt = number;
-            return self.attempt(&job, &target, body, turn).await;
+            return self.attempt(&job, taken, &target, body, turn).await;
         }
     }
 
@@ -272,6 +278,7 @@ impl DeliverStage {
     async fn attempt(
         &self,
         job: &DeliveryJob,
+        taken: Taken,
         target: &Target,
         body: Bytes,
         turn: Turn,
@@ -279,6 +286,11 @@ impl DeliverStage {
         let made = self.send(job, target, body).await?;
         drop(turn);
 
+        if let Outcome::Failed(error) = &made.outcome
+            && error.is_ours()
+        {
+            return self.put_off(job, taken, error).await;
+        }
         let verdict = verdict(&made.outcome);
         let next = next_step(job.ticket.attempt, verdict, &self.schedule);
         let error = describe_failure(&made.outcome);
@@ -299,6 +311,21 @@ impl DeliverStage {
                 Worked::Over(self.outbox.dead(job, &error.unwrap_or_default()).await)
             }
         })
+    }
+
+    /// Nothing was sent, and not because of the receiver: that takes none of its attempts. It is made when it can be.
+    async fn put_off(
+        &self,
+        job: &DeliveryJob,
+        taken: Taken,
+        error: &AttemptError,
+    ) -> Result<Worked, NotDone> {
+        let why = failure_label(error);
+        counter!("attempts_put_off_total", "why" => why).increment(1);
+        if self.told.is_news(why) {
+            error!(why, %error, "attempts cannot be made; their deliveries wait");
+        }
+        Ok(Worked::Over(self.without_turn(job.clone(), taken).await?))
     }
 
     /// This attempt is recorded already: by another dispatcher, both had the job because a channel was lost, or by an
@@ -464,12 +491,21 @@ fn outcome_label(outcome: &Outcome) -> &'static str {
             "success"
         }
         Outcome::Responded(_) => "status",
-        Outcome::Failed(AttemptError::Timeout(_) | AttemptError::ConnectTimeout(_)) => "timeout",
-        Outcome::Failed(AttemptError::Dns(_)) => "dns",
-        Outcome::Failed(AttemptError::Blocked(_) | AttemptError::Url(_)) => "blocked",
-        Outcome::Failed(AttemptError::Connect(_)) => "connect",
-        Outcome::Failed(AttemptError::Proxy(_)) => "proxy",
-        Outcome::Failed(AttemptError::Tls(_)) => "tls",
-        Outcome::Failed(AttemptError::Protocol(_)) => "protocol",
+        Outcome::Failed(error) => failure_label(error),
+    }
+}
+
+fn failure_label(error: &AttemptError) -> &'static str {
+    match error {
+        AttemptError::Timeout(_) | AttemptError::ConnectTimeout(_) => "timeout",
+        AttemptError::Dns(_) => "dns",
+        AttemptError::Blocked(_) | AttemptError::Url(_) => "blocked",
+        AttemptError::Connect(_) => "connect",
+        AttemptError::Tls(_) => "tls",
+        AttemptError::Protocol(_) => "protocol",
+        AttemptError::Proxy(_) => "proxy",
+        AttemptError::NoTurn => "no_turn",
+        AttemptError::NameServers(_) => "name_servers",
+        AttemptError::Exhausted(_) => "exhausted",
     }
 }

@@ -11,6 +11,7 @@ mod reconcile;
 mod request;
 mod subscriptions;
 mod targets;
+mod told;
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -22,7 +23,7 @@ use broker::{Broker, ConsumerConfig, PublisherConfig};
 use domain::network::AddressPolicy;
 use domain::retry::Schedule;
 use domain::webhook_url::{Schemes, UrlPolicy};
-use egress::{Client, DnsConfig, EgressConfig, Proxy};
+use egress::{Client, DnsConfig, EgressConfig, Proxy, RESOLV_CONF};
 use futures_util::future::select_all;
 use isolation::Isolation;
 use service::{Context, ServiceInfo, Settings};
@@ -40,6 +41,7 @@ use crate::outbox::Outbox;
 use crate::reconcile::{Probes, Reconciler};
 use crate::subscriptions::Subscriptions;
 use crate::targets::Targets;
+use crate::told::Told;
 
 const INFO: ServiceInfo = ServiceInfo {
     name: "dispatcher",
@@ -230,9 +232,11 @@ impl Stages<'_> {
             }),
             targets: Targets::new(
                 self.settings.cache.webhooks,
+                delivery.park_delay.0,
                 url_policy(self.settings),
                 self.clock.clone(),
             ),
+            told: Told::default(),
             client: self.client.clone(),
             schedule: Schedule::new(delivery.retry_delays.0.iter().map(|delay| delay.0).collect()),
             max_wait: delivery.max_wait.0,
@@ -279,6 +283,7 @@ fn egress_config(settings: &Settings) -> anyhow::Result<EgressConfig> {
         addresses: address_policy(settings),
         dns: DnsConfig {
             name_servers: egress.name_servers.0.clone(),
+            resolv_conf: RESOLV_CONF.into(),
             timeout: egress.dns_timeout.0,
             max_lookups: egress.dns_lookups as usize,
             cached_names: egress.dns_cache.into(),

@@ -1,6 +1,7 @@
 //! Webhooks ready to be sent to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use domain::WebhookId;
 use domain::redaction::Redactor;
@@ -44,6 +45,8 @@ pub(crate) enum NoTarget {
 /// Targets that are remembered, each for one revision of its webhook.
 pub(crate) struct Targets {
     cache: Cache<WebhookId, Arc<Target>>,
+    /// Webhooks whose secrets could not be read, as they were at a revision: each of their deliveries would ask again.
+    unreadable: Cache<(WebhookId, i64), DecryptError>,
     policy: UrlPolicy,
     clock: Clock,
 }
@@ -56,9 +59,10 @@ impl Target {
 }
 
 impl Targets {
-    /// Remembers the targets of up to `webhooks` webhooks.
-    pub(crate) fn new(webhooks: u32, policy: UrlPolicy, clock: Clock) -> Self {
-        Self { cache: Cache::new(webhooks.into()), policy, clock }
+    /// Remembers the targets of up to `webhooks` webhooks, and for as long as `unreadable` those that it could not read.
+    pub(crate) fn new(webhooks: u32, unreadable: Duration, policy: UrlPolicy, clock: Clock) -> Self {
+        let unreadable = Cache::builder().max_capacity(webhooks.into()).time_to_live(unreadable).build();
+        Self { cache: Cache::new(webhooks.into()), unreadable, policy, clock }
     }
 
     /// A webhook's target, if it is remembered.
@@ -66,12 +70,29 @@ impl Targets {
         self.cache.get(&webhook)
     }
 
-    /// Reads a webhook's target as it is now, and remembers it. Takes as long as the database is away.
-    pub(crate) async fn load(&self, webhook: WebhookId, journal: &Journal) -> Result<Arc<Target>, NoTarget> {
-        let loaded = journal.load_target(webhook).await?.ok_or(NoTarget::Gone)??;
-        let target = Arc::new(self.prepare(loaded)?);
-        self.cache.insert(webhook, target.clone());
-        Ok(target)
+    /// Reads a webhook's target as it is now, at `revision` or later, and remembers what came of it. Takes as long as
+    /// the database is away.
+    pub(crate) async fn load(
+        &self,
+        webhook: WebhookId,
+        revision: i64,
+        journal: &Journal,
+    ) -> Result<Arc<Target>, NoTarget> {
+        if let Some(error) = self.unreadable.get(&(webhook, revision)) {
+            return Err(error.into());
+        }
+        let loaded = journal.load_target(webhook).await?.ok_or(NoTarget::Gone)?;
+        match loaded.and_then(|loaded| self.prepare(loaded)) {
+            Ok(target) => {
+                let target = Arc::new(target);
+                self.cache.insert(webhook, target.clone());
+                Ok(target)
+            }
+            Err(error) => {
+                self.unreadable.insert((webhook, revision), error.clone());
+                Err(error.into())
+            }
+        }
     }
 
     /// A secret that has had its time need not be readable any more.
@@ -98,8 +119,6 @@ impl Targets {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use domain::signature::WebhookSecret;
     use domain::{PublicEventId, Timestamp};
     use ring::rand::SystemRandom;
@@ -108,7 +127,7 @@ mod tests {
     use super::*;
 
     fn targets_at(now: Timestamp) -> Targets {
-        Targets::new(1, UrlPolicy::default(), Clock::fixed(now))
+        Targets::new(1, Duration::from_secs(5), UrlPolicy::default(), Clock::fixed(now))
     }
 
     fn loaded(previous: PreviousSecret) -> WebhookTarget {

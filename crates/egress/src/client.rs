@@ -45,10 +45,6 @@ const ANSWER_OVERHEAD: usize = 128 * 1024;
 /// How much later than the last request on it can end a connection is cut, whatever goes on on it.
 const CONNECTION_SLACK: Duration = Duration::from_secs(2);
 
-/// How often an HTTP/2 connection with requests is asked whether it still lives, and how long the answer may take. All
-/// requests to a receiver share one: were it dead unnoticed, they would time out one after another.
-const PING: Duration = Duration::from_secs(3);
-
 /// How requests are made.
 #[derive(Debug, Clone)]
 pub struct EgressConfig {
@@ -114,11 +110,12 @@ impl Client {
         let last_end = config.connection_lifetime + config.idle_timeout + config.timeout;
         let answer = MAX_RESPONSE_HEAD + config.response_limit + ANSWER_OVERHEAD;
         let connections = Connections::new(answer, last_end + CONNECTION_SLACK);
+        let resolver = Resolver::new(config.dns).map_err(EgressError::Setup)?;
         let connector = Connector {
-            resolver: Resolver::new(config.dns).map_err(EgressError::Setup)?,
+            route: Route::new(config.proxy, &resolver),
+            resolver,
             addresses: Arc::new(config.addresses),
             timeout: config.connect_timeout,
-            route: Route::new(config.proxy),
             connections: connections.clone(),
         };
         let https = HttpsConnectorBuilder::new()
@@ -139,8 +136,6 @@ impl Client {
             .http2_max_header_list_size(u32::try_from(MAX_RESPONSE_HEAD).unwrap_or(u32::MAX))
             .http2_initial_stream_window_size(STREAM_WINDOW)
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_keep_alive_interval(PING)
-            .http2_keep_alive_timeout(PING)
             .build(https);
         Ok(Self {
             https,
@@ -195,6 +190,7 @@ impl Client {
         };
         let responded = match timeout_at(deadline, exchange).await {
             Ok(responded) => responded.map_err(|error| explain(&error)),
+            Err(_) if awaited.is_none() => Err(AttemptError::ConnectTimeout(self.timeout)),
             Err(_) => Err(AttemptError::Timeout(self.timeout)),
         };
         let read = match responded {

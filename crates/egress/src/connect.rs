@@ -84,13 +84,13 @@ impl Connector {
         let share = self.timeout / u32::try_from(destinations.len()).unwrap_or(u32::MAX).clamp(1, 3);
         let mut failure = AttemptError::Dns(format!("{} has no address", uri.host().unwrap_or_default()));
         for destination in destinations {
-            match timeout(share, self.route.open(&self.resolver, destination)).await {
+            match timeout(share, self.route.open(destination, share)).await {
                 Ok(Ok(stream)) => {
                     let _ = stream.set_nodelay(true);
                     return Ok(stream);
                 }
-                // Another address would not mend the proxy.
-                Ok(Err(error @ AttemptError::Proxy(_))) => return Err(error),
+                // Another address would not mend it.
+                Ok(Err(error)) if error.is_ours() => return Err(error),
                 Ok(Err(error)) => failure = error,
                 Err(_) => failure = AttemptError::ConnectTimeout(share),
             }

@@ -11,4 +11,4 @@ mod tls;
 pub use attempt::{Attempt, AttemptError, Outcome, Response};
 pub use client::{Client, EgressConfig, EgressError};
 pub use proxy::{InvalidProxy, Proxy};
-pub use resolve::DnsConfig;
+pub use resolve::{DnsConfig, RESOLV_CONF};

@@ -1,20 +1,23 @@
 //! The way to a receiver: straight, or through the operator's proxy.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tracing::{info, warn};
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
-use crate::attempt::AttemptError;
+use crate::attempt::{AttemptError, is_exhausted};
 use crate::resolve::Resolver;
 
 /// Most bytes of the proxy's answer.
@@ -77,28 +80,25 @@ fn basic(user: &str, password: &str) -> Zeroizing<String> {
 #[derive(Clone)]
 pub(crate) enum Route {
     Direct,
-    Proxied(Tunnels),
+    Proxied(Box<Tunnels>),
 }
 
 impl Route {
-    pub(crate) fn new(proxy: Option<Proxy>) -> Self {
+    pub(crate) fn new(proxy: Option<Proxy>, resolver: &Resolver) -> Self {
         proxy.map_or(Self::Direct, |proxy| {
-            Self::Proxied(Tunnels { proxy: Arc::new(proxy), failing: Arc::default() })
+            let resolver = resolver.for_one_name();
+            Self::Proxied(Box::new(Tunnels { proxy: Arc::new(proxy), resolver, failing: Arc::default() }))
         })
     }
 
-    /// Connects to an address that was checked. It is the address that a proxy is told, never the name: what the proxy
+    /// Connects to an address that was checked; the caller ends it after `limit`. It is the address that a proxy is told, never the name: what the proxy
     /// would find under the name was not checked.
-    pub(crate) async fn open(
-        &self,
-        resolver: &Resolver,
-        address: SocketAddr,
-    ) -> Result<TcpStream, AttemptError> {
+    pub(crate) async fn open(&self, address: SocketAddr, limit: Duration) -> Result<TcpStream, AttemptError> {
         match self {
             Self::Direct => TcpStream::connect(address)
                 .await
-                .map_err(|error| AttemptError::Connect(format!("{address}: {error}"))),
-            Self::Proxied(tunnels) => tunnels.open(resolver, address).await,
+                .map_err(|error| AttemptError::of_connecting(&error, address)),
+            Self::Proxied(tunnels) => tunnels.open(address, limit).await,
         }
     }
 }
@@ -107,30 +107,37 @@ impl Route {
 #[derive(Clone)]
 pub(crate) struct Tunnels {
     proxy: Arc<Proxy>,
+    resolver: Resolver,
     /// Whether the last one failed for the proxy's reasons.
     failing: Arc<AtomicBool>,
 }
 
 impl Tunnels {
-    async fn open(&self, resolver: &Resolver, address: SocketAddr) -> Result<TcpStream, AttemptError> {
+    async fn open(&self, address: SocketAddr, limit: Duration) -> Result<TcpStream, AttemptError> {
         let opened = async {
-            let mut stream = self.connect(resolver).await?;
-            let status = self.ask(&mut stream, address).await?;
-            Ok((stream, status))
+            // What is left of the time is for the proxy to connect in.
+            let mut stream = self.connect(limit / 2).await?;
+            let answer = self.ask(&mut stream, address).await?;
+            Ok((stream, answer))
         };
         let failed = match opened.await {
-            Ok((stream, 200..300)) => {
+            Ok((_, Answer { status: 407 | 429, .. })) => "it does not let us in".to_owned(),
+            // The proxy works. Whom it was to connect to does not answer, or it may not connect there.
+            Ok((stream, answer)) => {
                 self.note_success();
-                return Ok(stream);
+                return match answer {
+                    Answer { status: 200..300, is_all: true } => Ok(stream),
+                    // Taken for the answer to the request, it would be one to whatever is requested.
+                    Answer { status: 200..300, is_all: false } => {
+                        Err(AttemptError::Protocol("the receiver spoke before it was asked".to_owned()))
+                    }
+                    Answer { status, .. } => Err(AttemptError::Connect(format!(
+                        "{address}: the egress proxy did not connect, status {status}"
+                    ))),
+                };
             }
-            // The proxy works; whom it was to connect to does not answer it.
-            Ok((_, status @ 502..=504)) => {
-                self.note_success();
-                let reason = format!("{address}: the egress proxy could not connect, status {status}");
-                return Err(AttemptError::Connect(reason));
-            }
-            Ok((_, status)) => format!("it refused the connection with status {status}"),
-            Err(reason) => reason,
+            Err(Failure::Ours(error)) => return Err(error),
+            Err(Failure::Proxy(reason)) => reason,
         };
         if !self.failing.swap(true, Ordering::Relaxed) {
             warn!(
@@ -149,28 +156,38 @@ impl Tunnels {
         }
     }
 
-    /// The reasons do not say where the proxy is: developers read them.
-    async fn connect(&self, resolver: &Resolver) -> Result<TcpStream, String> {
+    /// The reasons do not say where the proxy is: developers may read them. Its addresses are tried one after another, each
+    /// with its share of the time.
+    async fn connect(&self, limit: Duration) -> Result<TcpStream, Failure> {
+        let nowhere = || Failure::Proxy("its name leads nowhere".to_owned());
         let addresses = if let Ok(address) = self.proxy.host.parse() {
             vec![address]
         } else {
-            let found = resolver.addresses(&self.proxy.host).await;
-            found.map_err(|_| "its name leads nowhere".to_owned())?
+            let found = timeout(limit, self.resolver.addresses(&self.proxy.host)).await;
+            found.map_err(|_| nowhere())?.map_err(|error| match error {
+                error if error.is_ours() => Failure::Ours(error),
+                _ => nowhere(),
+            })?
         };
-        let mut failure = "its name leads nowhere".to_owned();
+        let share = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+        let mut failure = nowhere();
         for address in addresses {
-            match TcpStream::connect((address, self.proxy.port)).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => failure = format!("it cannot be reached: {error}"),
-            }
+            failure = match timeout(share, TcpStream::connect((address, self.proxy.port))).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) if is_exhausted(&error) => {
+                    return Err(Failure::Ours(AttemptError::Exhausted(error.to_string())));
+                }
+                Ok(Err(error)) => Failure::Proxy(format!("it cannot be reached: {error}")),
+                Err(_) => Failure::Proxy("it cannot be reached: no answer in time".to_owned()),
+            };
         }
         Err(failure)
     }
 
-    /// Asks for a tunnel; the status of the answer. Nothing may follow the answer: that would be taken for the
-    /// receiver's.
-    async fn ask(&self, stream: &mut TcpStream, address: SocketAddr) -> Result<u16, String> {
-        let broken = |error: std::io::Error| format!("the connection to it broke: {error}");
+    /// Asks for a tunnel.
+    async fn ask(&self, stream: &mut TcpStream, address: SocketAddr) -> Result<Answer, Failure> {
+        let failed = |reason: &str| Err(Failure::Proxy(reason.to_owned()));
+        let broken = |error: io::Error| Failure::Proxy(format!("the connection to it broke: {error}"));
         let mut request = Zeroizing::new(format!("CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n"));
         if let Some(authorization) = &self.proxy.authorization {
             request.push_str("Proxy-Authorization: ");
@@ -185,25 +202,37 @@ impl Tunnels {
         loop {
             let read = stream.read(&mut head[filled..]).await.map_err(broken)?;
             if read == 0 {
-                return Err("it closed the connection".to_owned());
+                return failed("it closed the connection");
             }
             filled += read;
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
             let mut answer = httparse::Response::new(&mut headers);
             match answer.parse(&head[..filled]) {
-                Ok(httparse::Status::Complete(length)) => match answer.code {
-                    Some(200..300) if length < filled => {
-                        return Err("it sent more than its answer".to_owned());
-                    }
-                    Some(status) => return Ok(status),
-                    None => return Err("its answer has no status".to_owned()),
-                },
+                Ok(httparse::Status::Complete(length)) => {
+                    return match answer.code {
+                        Some(status) => Ok(Answer { status, is_all: length == filled }),
+                        None => failed("its answer has no status"),
+                    };
+                }
                 Ok(httparse::Status::Partial) if filled == MAX_HEAD => {
-                    return Err("its answer is too long".to_owned());
+                    return failed("its answer is too long");
                 }
                 Ok(httparse::Status::Partial) => {}
-                Err(error) => return Err(format!("its answer is not HTTP: {error}")),
+                Err(error) => return failed(&format!("its answer is not HTTP: {error}")),
             }
         }
     }
+}
+
+/// What the proxy answered.
+struct Answer {
+    status: u16,
+    /// Nothing came behind it.
+    is_all: bool,
+}
+
+/// Why there is no answer.
+enum Failure {
+    Ours(AttemptError),
+    Proxy(String),
 }

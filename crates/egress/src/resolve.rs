@@ -1,24 +1,30 @@
 //! From host names to addresses.
 
 use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_resolver::system_conf::parse_resolv_conf;
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 use moka::Expiry;
 use moka::future::Cache;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
-use tracing::warn;
+use tokio::time::{timeout, timeout_at};
+use tracing::{info, warn};
 
-use crate::attempt::AttemptError;
+use crate::attempt::{AttemptError, is_exhausted};
+
+/// Where systems keep their name servers' addresses.
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Addresses of a family that are used. Names with more have them for load balancing: any eight will do.
 const ADDRESSES_PER_FAMILY: usize = 8;
@@ -30,14 +36,20 @@ const RESOLUTION_DELAY: Duration = Duration::from_millis(250);
 /// How long it is remembered that a name's servers failed. RFC 9520 §3.2 asks for at least this.
 const FAILURE_TTL: Duration = Duration::from_secs(1);
 
+/// How long it is remembered that a name's servers are silent: longer than it takes to find out, so that their names
+/// are not looked up most of the time.
+const SILENCE_TTL: Duration = Duration::from_secs(10);
+
 /// How names are looked up.
 #[derive(Debug, Clone)]
 pub struct DnsConfig {
     /// Name servers to ask instead of the system's.
     pub name_servers: Vec<SocketAddr>,
+    /// Where the system says which are its own: [`RESOLV_CONF`].
+    pub resolv_conf: PathBuf,
     /// Longest wait for a name's addresses, its turn included.
     pub timeout: Duration,
-    /// Names that are looked up at once; one whose servers do not answer takes up to 16 sockets.
+    /// Names that are looked up at once; one whose servers do not answer takes up to eight sockets.
     pub max_lookups: usize,
     /// Names that are remembered, with their addresses or their lack of any.
     pub cached_names: u64,
@@ -50,16 +62,23 @@ pub struct DnsConfig {
 /// Looks names up without blocking the runtime: as the system's configuration says, and its hosts file.
 #[derive(Clone)]
 pub(crate) struct Resolver {
-    dns: TokioResolver,
+    servers: Arc<Mutex<Servers>>,
     known: Cache<String, Answer>,
     turns: Arc<Semaphore>,
     config: Arc<DnsConfig>,
 }
 
+/// Who is asked.
+struct Servers {
+    resolver: TokioResolver,
+    /// The system says so nowhere.
+    unknown: bool,
+}
+
 /// What became of a question, and how long that holds.
 #[derive(Debug, Clone)]
 struct Answer {
-    addresses: Result<Arc<[IpAddr]>, Arc<str>>,
+    addresses: Result<Arc<[IpAddr]>, AttemptError>,
     ttl: Duration,
 }
 
@@ -86,23 +105,37 @@ impl Expiry<String, Answer> for ForItsTtl {
 
 impl Resolver {
     pub(crate) fn new(config: DnsConfig) -> Result<Self, String> {
-        let runtime = TokioRuntimeProvider::default();
-        let mut builder = if config.name_servers.is_empty() {
-            TokioResolver::builder_tokio().unwrap_or_else(|error| {
-                warn!(%error, "no usable DNS configuration; only IP addresses and the hosts file can be reached");
-                TokioResolver::builder_with_config(ResolverConfig::from_name_servers(Vec::new()), runtime)
-            })
+        let servers = if config.name_servers.is_empty() {
+            match system(&config) {
+                Ok(resolver) => Servers { resolver, unknown: false },
+                Err(reason) => {
+                    warn!(
+                        reason,
+                        "no usable DNS configuration: only IP addresses and the hosts file can be reached"
+                    );
+                    Servers {
+                        resolver: build(&config, TokioResolver::builder_with_config(none(), runtime()))?,
+                        unknown: true,
+                    }
+                }
+            }
         } else {
             let servers = config.name_servers.iter().copied().map(name_server).collect();
-            TokioResolver::builder_with_config(ResolverConfig::from_name_servers(servers), runtime)
+            let servers = ResolverConfig::from_name_servers(servers);
+            let resolver = build(&config, TokioResolver::builder_with_config(servers, runtime()))?;
+            Servers { resolver, unknown: false }
         };
-        limit(builder.options_mut(), &config);
         Ok(Self {
-            dns: builder.build().map_err(|error| error.to_string())?,
-            known: Cache::builder().max_capacity(config.cached_names).expire_after(ForItsTtl).build(),
+            servers: Arc::new(Mutex::new(servers)),
+            known: remembered(config.cached_names),
             turns: Arc::new(Semaphore::new(config.max_lookups)),
             config: Arc::new(config),
         })
+    }
+
+    /// The same with a memory and a turn of its own, for one name of ours: no stranger's name keeps it waiting.
+    pub(crate) fn for_one_name(&self) -> Self {
+        Self { known: remembered(1), turns: Arc::new(Semaphore::new(1)), ..self.clone() }
     }
 
     /// A name's addresses, at most 16, the families by turns. However many ask for a name at once, it is looked up once.
@@ -110,30 +143,21 @@ impl Resolver {
     /// Cancellation: the look-up goes on if others wait for it.
     pub(crate) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, AttemptError> {
         let answer = self.known.get_with_by_ref(name, self.look_up(name)).await;
-        answer
-            .addresses
-            .map(|addresses| addresses.to_vec())
-            .map_err(|reason| AttemptError::Dns(reason.to_string()))
+        answer.addresses.map(|addresses| addresses.to_vec())
     }
 
     async fn look_up(&self, name: &str) -> Answer {
         let Some(whole) = whole(name) else {
             return self.failed(format!("{name} is not a host name"));
         };
-        let (start, wait) = (Instant::now(), self.config.timeout);
-        let mut turn_after = None;
-        let looked_up = timeout(wait, async {
-            let _turn = self.turns.acquire().await;
-            turn_after = Some(start.elapsed());
-            self.both_families(whole).await
-        });
-        match looked_up.await {
+        let (end, wait) = (Instant::now() + self.config.timeout, self.config.timeout);
+        // Who gets no turn in half of the time would blame the name's servers for what others take.
+        let Ok(_turn) = timeout(wait / 2, self.turns.acquire()).await else {
+            return self.without(AttemptError::NoTurn, Duration::ZERO);
+        };
+        match timeout_at(end.into(), self.both_families(whole)).await {
             Ok((v4, v6)) => self.judge(name, v4, v6),
-            // Not its servers' fault.
-            Err(_) if turn_after.is_none_or(|waited| waited > wait / 2) => {
-                self.failed("too many names are being looked up at the moment".to_owned())
-            }
-            Err(_) => self.failed(format!("no answer for {name} within {wait:?}")),
+            Err(_) => self.silent(name),
         }
     }
 
@@ -147,10 +171,23 @@ impl Resolver {
     }
 
     async fn family(&self, name: Name, record: RecordType) -> Family {
-        let found = self.dns.lookup(name, record).await?;
+        let dns = self.dns();
+        let found = dns.lookup(name, record).await?;
         let ttl = found.valid_until().saturating_duration_since(Instant::now());
         let addresses = found.answers().iter().filter_map(|record| record.data.ip_addr());
         Ok((addresses.take(ADDRESSES_PER_FAMILY).collect(), ttl))
+    }
+
+    /// Where the system did not say whom to ask, it may by now.
+    fn dns(&self) -> TokioResolver {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if servers.unknown
+            && let Ok(resolver) = system(&self.config)
+        {
+            info!("there is a usable DNS configuration now");
+            *servers = Servers { resolver, unknown: false };
+        }
+        servers.resolver.clone()
     }
 
     fn judge(&self, name: &str, v4: Family, v6: Family) -> Answer {
@@ -169,8 +206,15 @@ impl Resolver {
                 };
                 let ttl =
                     none.negative_ttl.map_or(FAILURE_TTL, |seconds| Duration::from_secs(seconds.into()));
-                Answer { addresses: Err(reason.into()), ttl: ttl.min(self.config.max_negative_ttl) }
+                self.without(AttemptError::Dns(reason), ttl)
             }
+            NetError::Timeout => self.silent(name),
+            // What is between us and the servers that we ask. Nothing that a name's own servers do can bring it about.
+            NetError::NoConnections => self.unasked("no connection to any of them"),
+            NetError::Io(error) if is_exhausted(&error) => {
+                self.without(AttemptError::Exhausted(error.to_string()), Duration::ZERO)
+            }
+            NetError::Io(error) if is_unreachable(&error) => self.unasked(&error.to_string()),
             error => self.failed(format!("{name}: {error}")),
         }
     }
@@ -183,7 +227,20 @@ impl Resolver {
     }
 
     fn failed(&self, reason: String) -> Answer {
-        Answer { addresses: Err(reason.into()), ttl: FAILURE_TTL.min(self.config.max_negative_ttl) }
+        self.without(AttemptError::Dns(reason), FAILURE_TTL)
+    }
+
+    fn silent(&self, name: &str) -> Answer {
+        let reason = format!("no answer for {name} within {:?}", self.config.timeout);
+        self.without(AttemptError::Dns(reason), SILENCE_TTL)
+    }
+
+    fn unasked(&self, reason: &str) -> Answer {
+        self.without(AttemptError::NameServers(reason.to_owned()), FAILURE_TTL)
+    }
+
+    fn without(&self, error: AttemptError, ttl: Duration) -> Answer {
+        Answer { addresses: Err(error), ttl: ttl.min(self.config.max_negative_ttl) }
     }
 }
 
@@ -195,6 +252,41 @@ async fn other_family(first: &Family, second: impl Future<Output = Family>) -> F
         }
         _ => second.await,
     }
+}
+
+/// As the system's configuration says.
+fn system(config: &DnsConfig) -> Result<TokioResolver, String> {
+    let text = std::fs::read(&config.resolv_conf).map_err(|error| error.to_string())?;
+    let (servers, options) = parse_resolv_conf(text).map_err(|error| error.to_string())?;
+    if servers.name_servers().is_empty() {
+        return Err("it names no server".to_owned());
+    }
+    build(config, TokioResolver::builder_with_config(servers, runtime()).with_options(options))
+}
+
+fn build(
+    config: &DnsConfig,
+    mut builder: ResolverBuilder<TokioRuntimeProvider>,
+) -> Result<TokioResolver, String> {
+    limit(builder.options_mut(), config);
+    builder.build().map_err(|error| error.to_string())
+}
+
+fn none() -> ResolverConfig {
+    ResolverConfig::from_name_servers(Vec::new())
+}
+
+fn runtime() -> TokioRuntimeProvider {
+    TokioRuntimeProvider::default()
+}
+
+fn remembered(names: u64) -> Cache<String, Answer> {
+    Cache::builder().max_capacity(names).expire_after(ForItsTtl).build()
+}
+
+fn is_unreachable(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable};
+    [ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable].contains(&error.kind())
 }
 
 /// A name as it is: without the dot, the search domains of the system's configuration would be tried too.
@@ -211,9 +303,11 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
 }
 
 fn limit(options: &mut ResolverOpts, config: &DnsConfig) {
-    // A second try of every name server starts within the whole, and does not end before it.
-    options.timeout = config.timeout * 3 / 5;
-    options.attempts = 1;
+    // Three tries within the whole, each of which asks again a few times and ends before the whole does.
+    options.timeout = config.timeout * 3 / 10;
+    options.attempts = 2;
+    // The servers by turns, those first that answer: each question at once takes up to four sockets.
+    options.num_concurrent_reqs = 1;
     // Its cache is bounded by the number of answers, each of which may have 64 KiB: ours has a few addresses a name.
     options.cache_size = 0;
     // On one TCP connection, for answers too long for UDP.

@@ -169,20 +169,16 @@ async fn credentials_go_to_the_proxy_and_nowhere_else() {
 #[tokio::test]
 async fn what_the_proxy_does_wrong_is_not_laid_to_the_receiver() {
     for (answer, reason) in [
-        ("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "it refused the connection with status 407"),
-        ("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", "it refused the connection with status 403"),
-        (
-            "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1/\r\n\r\n",
-            "it refused the connection with status 302",
-        ),
+        ("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "it does not let us in"),
+        ("HTTP/1.1 429 Too Many Requests\r\n\r\n", "it does not let us in"),
         ("", "it closed the connection"),
         ("HTTP/1.1 200", "it closed the connection"),
-        ("HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "it sent more than its answer"),
         ("SSH-2.0-OpenSSH\r\n", "its answer is not HTTP: invalid HTTP version"),
     ] {
         let proxy = TestProxy::start(Some(answer)).await;
-        let attempt = post(&proxy.client(loopback()), "http://127.0.0.1:9/").await;
-        assert_eq!(error(attempt.outcome), AttemptError::Proxy(reason.to_owned()));
+        let error = error(post(&proxy.client(loopback()), "http://127.0.0.1:9/").await.outcome);
+        assert_eq!(error, AttemptError::Proxy(reason.to_owned()));
+        assert!(error.is_ours());
     }
     let endless: &'static str = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(100_000)).leak();
     let proxy = TestProxy::start(Some(endless)).await;
@@ -199,11 +195,35 @@ async fn what_the_proxy_does_wrong_is_not_laid_to_the_receiver() {
 }
 
 #[tokio::test]
+async fn what_the_proxy_says_of_one_destination_is_a_failed_connection_to_it() {
+    for (answer, status) in [
+        ("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", 403),
+        ("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1/\r\n\r\n", 302),
+        ("HTTP/1.1 504 Gateway Timeout\r\n\r\n", 504),
+    ] {
+        let proxy = TestProxy::start(Some(answer)).await;
+        let error = error(post(&proxy.client(loopback()), "http://127.0.0.1:9/").await.outcome);
+        let reason = format!("127.0.0.1:9: the egress proxy did not connect, status {status}");
+        assert_eq!(error, AttemptError::Connect(reason));
+        assert!(!error.is_ours());
+    }
+}
+
+/// What it says is no answer to the request, and not the proxy's mistake: a developer could make the proxy look broken.
+#[tokio::test]
+async fn a_receiver_that_speaks_first_is_not_taken_for_a_proxy_that_fails() {
+    let proxy = TestProxy::start(Some("HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\n\r\n")).await;
+    let error = error(post(&proxy.client(loopback()), "http://127.0.0.1:9/").await.outcome);
+    assert_eq!(error, AttemptError::Protocol("the receiver spoke before it was asked".to_owned()));
+    assert!(!error.is_ours());
+}
+
+#[tokio::test]
 async fn a_receiver_that_the_proxy_cannot_reach_is_a_failed_connection() {
     let proxy = TestProxy::start(None).await;
     let port = Receiver::start("").await.stop().await;
     let attempt = post(&proxy.client(loopback()), &format!("http://127.0.0.1:{port}/")).await;
-    let expected = format!("127.0.0.1:{port}: the egress proxy could not connect, status 502");
+    let expected = format!("127.0.0.1:{port}: the egress proxy did not connect, status 502");
     assert_eq!(error(attempt.outcome), AttemptError::Connect(expected));
 }
 

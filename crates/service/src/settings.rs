@@ -198,9 +198,10 @@ settings! {
         /// Name servers to ask instead of the system's: `10.0.0.53:53,[fd00::53]:53`.
         name_servers: List<SocketAddr> = List::default(),
         /// Longest wait for a name's addresses; part of `connect_timeout`.
-        dns_timeout: Span = Span::secs(3),
-        /// Names that are looked up at once; one whose servers do not answer takes up to 16 sockets.
-        dns_lookups: u32 = 128,
+        dns_timeout: Span = Span::secs(8),
+        /// Names that are looked up at once; one whose servers do not answer takes up to 8 sockets. Not below `delivery.max_in_flight`: then
+        /// no request waits for others' names.
+        dns_lookups: u32 = 1024,
         /// Names that are remembered.
         dns_cache: u32 = 10_000,
         /// Longest time that a name's addresses are remembered, whatever DNS says.
@@ -208,7 +209,7 @@ settings! {
         /// Longest time that the lack of addresses is remembered.
         dns_max_negative_ttl: Span = Span::secs(10),
         /// Longest wait for DNS, connection and TLS; part of the attempt's time.
-        connect_timeout: Span = Span::secs(5),
+        connect_timeout: Span = Span::secs(10),
         /// How long an idle connection to a receiver is kept. Below the 2 s after which common servers close theirs.
         idle_timeout: Span = Span::millis(1500),
         /// How long a connection to a receiver takes new requests. Changes of DNS take effect within it.

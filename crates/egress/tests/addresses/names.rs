@@ -5,11 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use domain::network::AddressPolicy;
-use egress::{Attempt, AttemptError, Client, DnsConfig, Outcome};
+use egress::{Attempt, AttemptError, Client, DnsConfig, EgressConfig, Outcome, Proxy};
 use futures_util::future::join_all;
 use hickory_resolver::proto::op::ResponseCode;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::PATIENCE;
 use crate::listener::Listener;
 use crate::name_server::{NameServer, Says, addresses};
 use crate::support;
@@ -317,11 +319,102 @@ async fn who_gets_no_turn_in_time_is_told_so() {
     });
     let names: Vec<String> = (0..4).map(|number| format!("name{number}.example.com")).collect();
     let attempts = join_all(names.iter().map(|name| post(&client, name, 80))).await;
-    let waited = |attempt: &&Attempt| {
-        matches!(&attempt.outcome, Outcome::Failed(AttemptError::Dns(reason))
-        if reason.contains("too many names"))
-    };
+    let waited = |attempt: &&Attempt| matches!(&attempt.outcome, Outcome::Failed(error @ AttemptError::NoTurn) if error.is_ours());
     assert_eq!(attempts.iter().filter(waited).count(), 3, "{attempts:?}");
+}
+
+#[tokio::test]
+async fn with_more_silent_names_than_turns_a_good_name_is_reached_and_blamed_for_nothing() {
+    let listener = Listener::start([GOOD]).await;
+    let server = NameServer::start().await;
+    server.say_of_every_other(Says::Nothing).say("good.example.com", [addresses([GOOD], 0)]);
+    let client = client_with(&server, |dns| {
+        dns.max_lookups = 2;
+        dns.timeout = Duration::from_secs(1);
+    });
+    let mut siege = JoinSet::new();
+    for number in 0..10 {
+        let client = client.clone();
+        siege.spawn(async move {
+            loop {
+                post(&client, &format!("silent{number}.example.com"), 80).await;
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+    }
+    eventually("all turns are taken", async || server.names().len() >= 2).await;
+    eventually("the good name is reached", async || {
+        match post(&client, "good.example.com", listener.port).await.outcome {
+            Outcome::Responded(_) => true,
+            Outcome::Failed(AttemptError::NoTurn) => false,
+            outcome @ Outcome::Failed(_) => panic!("{outcome:?}"),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_egress_proxys_own_name_waits_for_no_strangers() {
+    let proxy = Listener::start([GOOD]).await;
+    let server = NameServer::start().await;
+    server.say_of_every_other(Says::Nothing).say("proxy.example.com", [addresses([GOOD], 0)]);
+    let dns =
+        DnsConfig { name_servers: vec![server.address], timeout: PATIENCE, max_lookups: 1, ..support::dns() };
+    let client = Client::new(EgressConfig {
+        timeout: PATIENCE * 2,
+        connect_timeout: PATIENCE * 2,
+        proxy: Some(Proxy::parse(&format!("http://proxy.example.com:{}", proxy.port)).unwrap()),
+        dns,
+        ..support::config(only_good())
+    })
+    .unwrap();
+    let silent = tokio::spawn({
+        let client = client.clone();
+        async move { post(&client, "silent.example.com", 80).await }
+    });
+    eventually("the turn is taken", async || server.names().len() == 1).await;
+    // Whatever this listener is: it was connected to.
+    let attempt = support::post(&client, &format!("http://{GOOD}/")).await;
+    assert!(!matches!(&attempt.outcome, Outcome::Failed(error) if error.is_ours()), "{attempt:?}");
+    assert_eq!(proxy.all_connections(), 1);
+    assert!(!silent.is_finished());
+}
+
+#[tokio::test]
+async fn a_silent_name_is_not_asked_for_again_at_once() {
+    let server = NameServer::start().await;
+    server.say_of_every_other(Says::Nothing);
+    let client = client_with(&server, |dns| dns.timeout = Duration::from_millis(200));
+    assert_dns_error(&post(&client, "silent.example.com", 80).await, "within 200ms");
+    let asked = server.asked("silent.example.com");
+    // Longer than other failures are remembered.
+    sleep(Duration::from_millis(1500)).await;
+    assert_dns_error(&post(&client, "silent.example.com", 80).await, "within 200ms");
+    assert_eq!(server.asked("silent.example.com"), asked);
+}
+
+#[tokio::test]
+async fn without_name_servers_nobody_is_blamed_and_they_are_asked_once_there_are_some() {
+    let listener = Listener::start([GOOD]).await;
+    let server = NameServer::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("resolv.conf");
+    let client = client_with(&server, |dns| {
+        dns.name_servers = Vec::new();
+        dns.resolv_conf.clone_from(&file);
+        dns.max_negative_ttl = Duration::ZERO;
+        dns.timeout = Duration::from_millis(500);
+    });
+    let attempt = post(&client, "good.example.com", listener.port).await;
+    let Outcome::Failed(error @ AttemptError::NameServers(_)) = &attempt.outcome else {
+        panic!("{attempt:?}")
+    };
+    assert!(error.is_ours());
+    // Port 53, where nobody answers: what matters is that somebody is asked.
+    std::fs::write(&file, "nameserver 127.0.0.3\n").unwrap();
+    let attempt = post(&client, "good.example.com", listener.port).await;
+    let Outcome::Failed(error) = &attempt.outcome else { panic!("{attempt:?}") };
+    assert!(!error.to_string().contains("no connection to any"), "{error}");
 }
 
 #[tokio::test]

@@ -103,6 +103,17 @@ async fn flooded(start: impl AsRef<[u8]>, flood: impl AsRef<[u8]>) -> Aftermath 
     .await
 }
 
+/// The contract gives it the whole of the attempt's time. A receiver that is busy acknowledges nothing either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_acknowledges_nothing_for_seven_seconds_and_then_answers() {
+    let answered = attacked(async |receiver| {
+        sleep(Duration::from_secs(7)).await;
+        receiver.send(frame(HEADERS, END_STREAM | END_HEADERS, STREAM, STATUS_200)).await;
+        receiver.close().await;
+    });
+    assert_eq!(answered.await.response().status, 200);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_without_end() {
     let start = frame(HEADERS, 0, STREAM, STATUS_200);

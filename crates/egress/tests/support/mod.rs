@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domain::network::AddressPolicy;
-use egress::{Attempt, Client, DnsConfig, EgressConfig};
+use egress::{Attempt, Client, DnsConfig, EgressConfig, RESOLV_CONF};
 use http::HeaderMap;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -75,6 +75,7 @@ pub(crate) fn loopback() -> AddressPolicy {
 pub(crate) fn dns() -> DnsConfig {
     DnsConfig {
         name_servers: Vec::new(),
+        resolv_conf: RESOLV_CONF.into(),
         timeout: TIMEOUT,
         max_lookups: 16,
         cached_names: 100,

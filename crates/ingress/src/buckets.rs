@@ -94,15 +94,6 @@ impl Buckets {
         self.standing(missing + cost, None)
     }
 
-    /// Takes tokens out whether they are there or not, down to one empty bucket below nothing.
-    pub fn charge(&self, key: &impl Hash, cost: u32, now: Instant) {
-        let (now, cost, burst) =
-            (self.since_origin(now), self.rate.nanos(cost), self.rate.nanos(self.rate.burst));
-        let mut state = self.lock();
-        let full_at = self.bucket(&mut state, key, now);
-        *full_at = (now + full_at.saturating_sub(now) + cost).min(now + 2 * burst);
-    }
-
     fn standing(&self, missing: u64, wait: Option<u64>) -> Standing {
         let left = self.rate.nanos(self.rate.burst).saturating_sub(missing) / self.rate.nanos(1).max(1);
         Standing {
@@ -187,17 +178,6 @@ mod tests {
             "no more than a burst is saved"
         );
         assert_eq!(buckets.take(&"a", 1, start + Duration::from_hours(1)).left, 0);
-    }
-
-    #[test]
-    fn a_charge_makes_debts_that_have_an_end() {
-        let (buckets, start) = buckets(10);
-        for _ in 0..100 {
-            buckets.charge(&"a", 10, start);
-        }
-        let wait = buckets.take(&"a", 1, start).wait.unwrap();
-        assert_eq!(wait, Duration::from_millis(2100), "one empty bucket below nothing");
-        assert_eq!(buckets.take(&"a", 1, start + wait).wait, None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::future::{Ready, ready};
 
-use actix_web::body::MessageBody;
+use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
@@ -12,6 +12,7 @@ use domain::UserId;
 
 use crate::api::Api;
 use crate::problem::Problem;
+use crate::rate;
 use crate::texts::Reason;
 
 /// The user whom the request's bearer token stands for. As a handler's first argument it refuses everybody else
@@ -23,15 +24,27 @@ pub(crate) struct Caller(pub(crate) UserId);
 #[derive(Debug, Clone)]
 struct Identified(Result<Caller, Problem>);
 
-/// Finds out who calls, for [`Caller`]. It refuses nobody: some paths are for everyone. A layer of its own
-/// because a token may have to wait for its key, and an argument that waits would let the ones behind it speak first.
-pub(crate) async fn identify<B: MessageBody>(
+/// Finds out who calls, for [`Caller`]. It refuses only whose address sent too many tokens that are not accepted, with one
+/// more of them, whatever the path. A layer of its own because a token may have to wait for its key, and an argument that
+/// waits would let the ones behind it speak first.
+pub(crate) async fn identify(
     request: ServiceRequest,
-    next: Next<B>,
-) -> Result<ServiceResponse<B>, Error> {
-    let caller = caller(request.request()).await.map_err(refusal);
-    request.extensions_mut().insert(Identified(caller));
-    next.call(request).await
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let caller = caller(request.request()).await;
+    if let (Err(reason), Some(api)) = (&caller, request.app_data::<web::Data<Api>>())
+        && is_of_a_refused_token(reason)
+        && let Some(problem) = rate::count_refused_token(&request, &api.rates)
+    {
+        return Ok(request.error_response(problem));
+    }
+    request.extensions_mut().insert(Identified(caller.map_err(refusal)));
+    Ok(next.call(request).await?.map_into_boxed_body())
+}
+
+/// Whether there is a token and it is known to be wrong.
+fn is_of_a_refused_token(reason: &Reason) -> bool {
+    !matches!(reason, Reason::TokenMissing | Reason::TokenKeysUnavailable | Reason::Internal)
 }
 
 impl FromRequest for Caller {

@@ -15,7 +15,7 @@ use tracing::debug;
 use crate::api::Api;
 use crate::language::Language;
 use crate::problem::Problem;
-use crate::rate::Entry;
+use crate::rate;
 use crate::texts::Reason;
 
 /// Longest path and query. The longest that means anything has some 120 bytes.
@@ -32,8 +32,9 @@ pub(crate) async fn observe(
     let started = Instant::now();
     let (language, method) = (Language::of(request.request()), method_label(request.method()));
     let stopping = request.app_data::<web::Data<CancellationToken>>().cloned();
-    let entry = request.app_data::<web::Data<Api>>().cloned().map(|api| Entry::of(&request, api));
-    let refused = entry.as_ref().and_then(Entry::refusal).or_else(|| head_refusal(&request));
+    let api = request.app_data::<web::Data<Api>>();
+    let too_many = api.and_then(|api| rate::count_address(&request, &api.rates));
+    let refused = too_many.or_else(|| head_refusal(&request));
     let response = match refused {
         Some(problem) => request.error_response(problem),
         None => next.call(request).await?.map_into_boxed_body(),
@@ -42,9 +43,7 @@ pub(crate) async fn observe(
         Some(problem) => response.into_response(problem.render(language)),
         None => response,
     };
-    if let Some(entry) = entry {
-        entry.leave(&mut response);
-    }
+    rate::tell(&mut response);
     if stopping.is_some_and(|stopping| stopping.is_cancelled()) {
         // Whoever keeps the connection for the next request has to find another replica.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

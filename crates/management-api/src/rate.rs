@@ -1,9 +1,10 @@
 //! How many requests a user and an address may send.
 //!
-//! Addresses are counted before anything of a request is looked at, so that guessing tokens has a price, and a token that is
-//! not accepted costs its address more. Users are counted once they are known. Counts are of this process alone: with
+//! Addresses are counted before anything of a request is looked at, tokens that are not accepted once more for their address, and
+//! users once they are known. Counts are of this process alone: with
 //! several replicas a user may send as many times more.
 
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, X_FORWARDED_FOR};
-use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _, web};
 use domain::UserId;
@@ -48,7 +49,8 @@ pub(crate) struct Rates {
     users: Buckets,
     turns: Arc<Slots<UserId>>,
     addresses: Buckets,
-    failed_token: u32,
+    refused_tokens: Buckets,
+    refused_token_cost: u32,
     proxies: Vec<IpNet>,
     named_by: ForwardedBy,
     has_warned: AtomicBool,
@@ -71,7 +73,9 @@ impl Rates {
             users: buckets(settings.user_rate, settings.user_burst),
             turns: Slots::new(settings.user_concurrency),
             addresses: buckets(settings.address_rate, settings.address_burst),
-            failed_token: settings.failed_token_cost,
+            refused_tokens: buckets(settings.address_rate, settings.address_burst),
+            // What costs more than a full bucket would never be answered at all.
+            refused_token_cost: settings.failed_token_cost.min(settings.address_burst),
             proxies: settings.trusted_proxies.0.clone(),
             named_by: match settings.proxy_header {
                 ProxyHeader::XForwardedFor => ForwardedBy::XForwardedFor,
@@ -111,43 +115,48 @@ impl Rates {
             Problem::too_many(Reason::TooManyRequests, TURN)
         })
     }
-
-    fn user(&self, user: &UserId, cost: u32) -> Told {
-        let standing = self.users.take(user, cost, Instant::now());
-        Told { policy: "user", rate: self.users.rate(), standing }
-    }
 }
 
-/// A request that came in, from the address that it came from.
-pub(crate) struct Entry {
-    api: web::Data<Api>,
-    address: Network,
-    told: Told,
-}
+/// The address that a request came from.
+#[derive(Debug, Clone, Copy)]
+struct Origin(Network);
 
-impl Entry {
-    /// Counts a request for its address.
-    pub(crate) fn of(request: &ServiceRequest, api: web::Data<Api>) -> Self {
-        let address = api.rates.address(request);
-        let standing = api.rates.addresses.take(&address, READ, Instant::now());
-        let told = Told { policy: "address", rate: api.rates.addresses.rate(), standing };
-        Self { api, address, told }
-    }
+/// What a request was counted for, for the headers of its answer.
+#[derive(Debug, Default)]
+struct Counted(Vec<Told>);
 
-    /// Why the request is not served, if its address sent too many.
-    pub(crate) fn refusal(&self) -> Option<Problem> {
-        self.told.refusal()
-    }
-
-    /// Counts a token that was not accepted, and tells in the answer how its caller stands.
-    pub(crate) fn leave(&self, response: &mut ServiceResponse<BoxBody>) {
-        let (rates, now) = (&self.api.rates, Instant::now());
-        if response.status() == StatusCode::UNAUTHORIZED {
-            rates.addresses.charge(&self.address, rates.failed_token.saturating_sub(READ), now);
+impl Counted {
+    /// Remembers how a caller stands. Tells why the request is not served, if it is one too many.
+    fn note(request: &ServiceRequest, told: Told) -> Option<Problem> {
+        let mut extensions = request.extensions_mut();
+        if let Some(Self(counted)) = extensions.get_mut() {
+            counted.push(told);
+        } else {
+            extensions.insert(Self(vec![told]));
         }
-        let of_user = response.request().extensions().get::<Told>().copied();
-        of_user.unwrap_or(self.told).tell(response.headers_mut());
+        told.refusal()
     }
+}
+
+/// Counts a request for its address. Tells why it is not served, if its address sent too many.
+pub(crate) fn count_address(request: &ServiceRequest, rates: &Rates) -> Option<Problem> {
+    let address = rates.address(request);
+    request.extensions_mut().insert(Origin(address));
+    Counted::note(request, Told::of("address", &rates.addresses, &address, READ))
+}
+
+/// Counts a token that is not accepted for its address, apart from everything else: whoever sends many of them is refused,
+/// and others at the same address, who have good ones, are not.
+pub(crate) fn count_refused_token(request: &ServiceRequest, rates: &Rates) -> Option<Problem> {
+    let Origin(address) = request.extensions().get().copied()?;
+    let cost = rates.refused_token_cost;
+    Counted::note(request, Told::of("refused_tokens", &rates.refused_tokens, &address, cost))
+}
+
+/// Tells in an answer how its caller stands.
+pub(crate) fn tell(response: &mut ServiceResponse<BoxBody>) {
+    let counted = response.request().extensions_mut().remove::<Counted>().unwrap_or_default();
+    counted.tell(response.headers_mut());
 }
 
 /// Counts a request for its user. Whom nobody knows is somebody else's business: see [`Caller`].
@@ -161,9 +170,8 @@ pub(crate) async fn limit_user(
             Ok(turn) => turn,
             Err(problem) => return Ok(request.error_response(problem)),
         };
-        let told = api.rates.user(&user, cost(&request));
-        request.extensions_mut().insert(told);
-        if let Some(problem) = told.refusal() {
+        let told = Told::of("user", &api.rates.users, &user, cost(&request));
+        if let Some(problem) = Counted::note(&request, told) {
             return Ok(request.error_response(problem));
         }
         let response = next.call(request).await?.map_into_boxed_body();
@@ -181,17 +189,31 @@ fn cost(request: &ServiceRequest) -> u32 {
 }
 
 impl Told {
+    /// Counts a request.
+    fn of(policy: &'static str, buckets: &Buckets, key: &impl Hash, cost: u32) -> Self {
+        Self { policy, rate: buckets.rate(), standing: buckets.take(key, cost, Instant::now()) }
+    }
+
     fn refusal(self) -> Option<Problem> {
         let wait = self.standing.wait?;
         counter!("http_requests_limited_total", "per" => self.policy).increment(1);
         Some(Problem::too_many(Reason::TooManyRequests, wait))
     }
 
-    fn tell(self, headers: &mut HeaderMap) {
-        let Self { policy, rate, standing } = self;
-        let policy_line = format!("\"{policy}\";q={};w={}", rate.burst, whole_seconds(rate.window()));
-        let standing_line = format!("\"{policy}\";r={};t={}", standing.left, whole_seconds(standing.full_in));
-        for (name, line) in [(RATELIMIT_POLICY, policy_line), (RATELIMIT, standing_line)] {
+    fn policy(&self) -> String {
+        format!("\"{}\";q={};w={}", self.policy, self.rate.burst, whole_seconds(self.rate.window()))
+    }
+
+    fn standing(&self) -> String {
+        let Standing { left, full_in, .. } = self.standing;
+        format!("\"{}\";r={left};t={}", self.policy, whole_seconds(full_in))
+    }
+}
+
+impl Counted {
+    fn tell(&self, headers: &mut HeaderMap) {
+        let list = |member: fn(&Told) -> String| self.0.iter().map(member).collect::<Vec<_>>().join(", ");
+        for (name, line) in [(RATELIMIT_POLICY, list(Told::policy)), (RATELIMIT, list(Told::standing))] {
             if let Ok(value) = HeaderValue::from_str(&line) {
                 headers.insert(name, value);
             }
@@ -213,9 +235,10 @@ mod tests {
         let rate = Rate { per_second: 20, burst: 400 };
         let standing = Standing { wait: None, left: 397, full_in: Duration::from_millis(150) };
         let mut headers = HeaderMap::new();
-        Told { policy: "user", rate, standing }.tell(&mut headers);
-        assert_eq!(headers.get(RATELIMIT_POLICY).unwrap(), r#""user";q=400;w=20"#);
-        assert_eq!(headers.get(RATELIMIT).unwrap(), r#""user";r=397;t=1"#);
+        let told = ["address", "user"].map(|policy| Told { policy, rate, standing });
+        Counted(told.into()).tell(&mut headers);
+        assert_eq!(headers.get(RATELIMIT_POLICY).unwrap(), r#""address";q=400;w=20, "user";q=400;w=20"#);
+        assert_eq!(headers.get(RATELIMIT).unwrap(), r#""address";r=397;t=1, "user";r=397;t=1"#);
     }
 
     #[test]

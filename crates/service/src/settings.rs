@@ -129,7 +129,7 @@ settings! {
         address_rate: u32 = 100,
         /// Requests at once of an address that sent none for a while.
         address_burst: u32 = 1000,
-        /// What a token that is not accepted counts for its address.
+        /// What a token that is not accepted counts for its address, in a count of its own with the rate of addresses.
         failed_token_cost: u32 = 10,
         /// Users, and as many addresses, whose requests are counted apart.
         remembered: u32 = 100_000,

@@ -37,13 +37,17 @@ async fn a_user_who_asks_too_often_is_told_when_to_ask_again_and_others_are_serv
     let stack = strict().await;
     let api = stack.api("user_1");
     let first = api.get("/api/webhooks").await.expect(200);
-    assert_eq!(first.header("ratelimit-policy"), Some(r#""user";q=20;w=20"#));
-    assert_eq!(first.header("ratelimit"), Some(r#""user";r=19;t=1"#));
+    assert_eq!(first.header("ratelimit-policy"), Some(r#""address";q=61;w=61, "user";q=20;w=20"#));
+    let standing = first.header("ratelimit").expect("RateLimit");
+    assert!(
+        standing.starts_with(r#""address";r="#) && standing.ends_with(r#", "user";r=19;t=1"#),
+        "{standing}"
+    );
 
     let (served, refused) = until_refused(&api, "/api/webhooks", 25).await;
     assert!((19..=24).contains(&served), "{served}");
     assert!((1..=2).contains(&retry_after(&refused)), "{refused:?}");
-    assert!(refused.header("ratelimit").is_some_and(|it| it.starts_with(r#""user";r=0;t="#)), "{refused:?}");
+    assert!(refused.header("ratelimit").is_some_and(|it| it.contains(r#", "user";r=0;t="#)), "{refused:?}");
     assert_eq!(problem(refused, 429), "rate_limited");
     let french = api.clone().header("accept-language", "fr").get("/api/webhooks").await;
     assert_eq!(french.json()["title"], "Trop de requêtes");
@@ -61,7 +65,7 @@ async fn changing_counts_more_than_reading_and_a_test_event_most() {
     let api = stack.api("user_1");
     let left = |answer: &Answer| -> u32 {
         let line = answer.header("ratelimit").expect("RateLimit");
-        let (_, rest) = line.split_once("r=").expect("r");
+        let (_, rest) = line.split_once("\"user\";r=").expect("r");
         rest.split(';').next().expect("a number").parse().expect("a number")
     };
     let created = api.post("/api/webhooks", &guides_webhook()).await.expect(201);
@@ -74,20 +78,53 @@ async fn changing_counts_more_than_reading_and_a_test_event_most() {
 }
 
 #[tokio::test]
-async fn an_address_that_guesses_tokens_is_stopped_before_they_are_looked_at() {
+async fn who_guesses_tokens_is_refused_and_nobody_else_at_that_address() {
     let stack = strict().await;
     let guessing = stack.anonymous_api().bearer("a.b.c");
     let (served, refused) = until_refused(&guessing, "/api/webhooks", 20).await;
-    assert!((7..=9).contains(&served), "{served} guesses of a burst of 61 at 10 each");
-    assert!(retry_after(&refused) <= 61);
+    assert!((6..=8).contains(&served), "{served} guesses of a burst of 61 at 10 each");
+    assert!(retry_after(&refused) <= 10);
     assert_eq!(refused.header("www-authenticate"), None);
-    assert!(refused.header("ratelimit").is_some_and(|it| it.starts_with(r#""address";r=0;"#)), "{refused:?}");
+    let standing = refused.header("ratelimit").unwrap_or_default();
+    assert!(standing.contains(r#""refused_tokens";r="#), "{refused:?}");
     assert_eq!(problem(refused, 429), "rate_limited");
-    // Who has a good token is refused too, at the same address: nothing is looked at.
-    assert_eq!(problem(stack.api("user_1").get("/api/webhooks").await, 429), "rate_limited");
-    // Nor does the path or the method matter.
-    let put = stack.anonymous_api().raw(Method::PUT, "/nowhere", None, Bytes::new()).await;
+    // Nor does the path or the method help.
+    let put = guessing.raw(Method::PUT, "/nowhere", None, Bytes::new()).await;
     assert_eq!(problem(put, 429), "rate_limited");
+    assert_eq!(
+        problem(guessing.raw(Method::PUT, "/api/webhooks", None, Bytes::new()).await, 429),
+        "rate_limited"
+    );
+
+    // Others at that address, with good tokens or none, are served as ever.
+    stack.api("user_1").get("/api/webhooks").await.expect(200);
+    for _ in 0..20 {
+        assert_eq!(problem(stack.anonymous_api().get("/api/webhooks").await, 401), "token_missing");
+    }
+    stack.api("user_2").get("/api/webhooks").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_refused_token_counts_wherever_it_is_sent() {
+    let stack = strict().await;
+    let guessing = stack.anonymous_api().bearer("a.b.c");
+    for _ in 0..6 {
+        assert_eq!(problem(guessing.get("/nowhere").await, 404), "not_found");
+    }
+    let mut refused = 0;
+    for _ in 0..5 {
+        refused += usize::from(guessing.get("/api/webhooks").await.status == 429);
+    }
+    assert!(refused >= 3, "{refused} of 5");
+}
+
+#[tokio::test]
+async fn an_address_that_asks_too_often_is_stopped_before_tokens_are_looked_at() {
+    let stack = strict().await;
+    let (served, refused) = until_refused(&stack.anonymous_api(), "/api/webhooks", 80).await;
+    assert!((61..=70).contains(&served), "{served} of a burst of 61");
+    assert_eq!(refused.header("ratelimit-policy"), Some(r#""address";q=61;w=61"#));
+    assert_eq!(problem(refused, 429), "rate_limited");
 }
 
 #[tokio::test]

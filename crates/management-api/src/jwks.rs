@@ -1,19 +1,20 @@
 //! The provider's keys, from its URL: one task fetches them, requests use what it fetched last.
 //!
 //! It fetches at the start, when the keys are as old as they may be, and when a token names a key that is not known.
-//! However many such tokens come, two fetches are `auth.jwks_min_interval` apart. While the provider is away the keys that
-//! are known stay in use.
+//! However many such tokens come, two fetches are `auth.jwks_min_interval` apart; such a token waits for one that began
+//! after it came, for only that one can tell. While the provider is away the keys that are known stay in use.
 
 mod fetch;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use metrics::{counter, gauge};
 use service::settings::Auth;
 use service::{Check, Clock};
-use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -26,6 +27,9 @@ const WAITING: usize = 256;
 /// How much longer than a fetch may take a request waits for one.
 const SLACK: Duration = Duration::from_secs(1);
 
+/// The longest wait until the provider may be asked again, for a request. If it is longer, the request is told at once.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
 /// What is known of the provider's keys.
 #[derive(Clone)]
 pub(crate) struct Known {
@@ -33,6 +37,7 @@ pub(crate) struct Known {
     pub(crate) keys: Option<Arc<[Key]>>,
     /// Whether the provider said so when it was asked last.
     pub(crate) is_current: bool,
+    /// How many fetches ended.
     fetches: u64,
     /// When the provider may be asked again.
     next_fetch: Instant,
@@ -42,8 +47,13 @@ pub(crate) struct Known {
 pub(crate) struct Jwks {
     known: watch::Receiver<Known>,
     wanted: Arc<Notify>,
-    places: Semaphore,
-    patience: Duration,
+    /// How many fetches began.
+    begun: Arc<AtomicU64>,
+    places: Arc<Semaphore>,
+    /// Between two fetches.
+    interval: Duration,
+    /// For a fetch.
+    fetch: Duration,
 }
 
 impl Jwks {
@@ -52,17 +62,50 @@ impl Jwks {
         self.known.borrow().clone()
     }
 
-    /// What is known after the provider was asked again, for a token whose key is not among those `seen`. The same if it
-    /// was asked a moment ago; `None` if no answer came in time, or too many wait for one already.
-    pub(crate) async fn newer_than(&self, seen: &Known) -> Option<Known> {
-        self.wanted.notify_one();
-        if Instant::now() < seen.next_fetch {
-            return Some(seen.clone());
+    /// What the provider says that is newer than what was `seen`, for a token whose key is not in that. `None` if
+    /// nothing comes in time, too many wait already, or the provider was away a moment ago.
+    ///
+    /// Only an answer to a question that was asked after the token came says that there is no such key.
+    pub(crate) async fn newer_than(&self, seen: &Known, question: &mut Question) -> Option<Known> {
+        let deadline = question.deadline?;
+        if !seen.is_current && Instant::now() < seen.next_fetch {
+            return None;
         }
-        let _place = self.places.try_acquire().ok()?;
+        if question.place.is_none() {
+            question.place = Some(self.places.clone().try_acquire_owned().ok()?);
+            self.wanted.notify_one();
+        }
         let mut known = self.known.clone();
         let newer = known.wait_for(|known| known.fetches > seen.fetches);
-        timeout(self.patience, newer).await.ok()?.ok().map(|known| known.clone())
+        timeout_at(deadline, newer).await.ok()?.ok().map(|known| known.clone())
+    }
+
+    /// Starts to ask for a token that just came.
+    pub(crate) fn question(&self) -> Question {
+        let (now, next_fetch) = (Instant::now(), self.known.borrow().next_fetch);
+        let wait = next_fetch.saturating_duration_since(now);
+        // A fetch that is under way may have been asked before, and this one comes after it.
+        let deadline = now + wait.max(self.interval).min(LONGEST_WAIT) + self.fetch * 2 + SLACK;
+        Question {
+            begun: self.begun.load(Ordering::SeqCst),
+            deadline: (wait <= LONGEST_WAIT).then_some(deadline),
+            place: None,
+        }
+    }
+}
+
+/// One request that waits for the provider. It has a place among those who do until it is dropped.
+pub(crate) struct Question {
+    /// How many fetches had begun when it came.
+    begun: u64,
+    deadline: Option<Instant>,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Question {
+    /// Whether this came from asking after the question was.
+    pub(crate) fn is_answered_by(&self, known: &Known) -> bool {
+        known.fetches > self.begun
     }
 }
 
@@ -71,6 +114,7 @@ pub(crate) struct Keeper {
     provider: Provider,
     known: watch::Sender<Known>,
     wanted: Arc<Notify>,
+    begun: Arc<AtomicU64>,
     min_interval: Duration,
     max_age: Duration,
 }
@@ -81,17 +125,20 @@ pub(crate) fn configured(auth: &Auth) -> Result<Option<(Jwks, Keeper)>, KeysErro
     let provider = Provider::new(url, auth).map_err(KeysError::Url)?;
     let nothing = Known { keys: None, is_current: false, fetches: 0, next_fetch: Instant::now() };
     let (sender, known) = watch::channel(nothing);
-    let wanted = Arc::new(Notify::new());
+    let (wanted, begun) = (Arc::new(Notify::new()), Arc::new(AtomicU64::new(0)));
     let jwks = Jwks {
         known,
         wanted: wanted.clone(),
-        places: Semaphore::new(WAITING),
-        patience: auth.jwks_timeout.0 + SLACK,
+        begun: begun.clone(),
+        places: Arc::new(Semaphore::new(WAITING)),
+        interval: auth.jwks_min_interval.0,
+        fetch: auth.jwks_timeout.0,
     };
     let keeper = Keeper {
         provider,
         known: sender,
         wanted,
+        begun,
         min_interval: auth.jwks_min_interval.0,
         max_age: auth.jwks_max_age.0,
     };
@@ -103,6 +150,7 @@ impl Keeper {
     /// provider.
     pub(crate) async fn run(self, check: Check, clock: Clock, stopping: CancellationToken) {
         loop {
+            self.begun.fetch_add(1, Ordering::SeqCst);
             let fetched = tokio::select! {
                 () = stopping.cancelled() => return,
                 fetched = self.provider.fetch() => fetched,
@@ -179,12 +227,19 @@ impl Keeper {
 mod tests {
     use super::*;
 
-    /// Requests' side, with nobody who fetches.
+    /// Requests' side, with nobody who fetches: one fetch was made.
     fn jwks(places: usize, next_fetch: Instant) -> (Jwks, watch::Sender<Known>) {
         let known = Known { keys: Some(Arc::new([])), is_current: true, fetches: 1, next_fetch };
         let (sender, known) = watch::channel(known);
-        let patience = Duration::from_millis(20);
-        (Jwks { known, wanted: Arc::default(), places: Semaphore::new(places), patience }, sender)
+        let jwks = Jwks {
+            known,
+            wanted: Arc::default(),
+            begun: Arc::new(AtomicU64::new(1)),
+            places: Arc::new(Semaphore::new(places)),
+            interval: Duration::ZERO,
+            fetch: Duration::from_millis(20),
+        };
+        (jwks, sender)
     }
 
     /// A fetch once it is asked for.
@@ -193,33 +248,49 @@ mod tests {
         fetches.send_modify(|known| known.fetches += 1);
     }
 
-    #[tokio::test]
+    async fn ask(jwks: &Jwks) -> Option<Known> {
+        jwks.newer_than(&jwks.known(), &mut jwks.question()).await
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_request_waits_for_a_fetch_within_bounds_of_time_and_number() {
         let (jwks, fetches) = jwks(1, Instant::now());
-        assert!(jwks.newer_than(&jwks.known()).await.is_none(), "nobody fetches");
+        assert!(ask(&jwks).await.is_none(), "nobody fetches");
         assert_eq!(jwks.places.available_permits(), 1, "who waited is counted no more");
 
         let _waiting = jwks.places.acquire().await.unwrap();
-        jwks.wanted.notified().await;
-        let seen = jwks.known();
-        let (newer, ()) = tokio::join!(jwks.newer_than(&seen), fetched(&jwks, &fetches));
+        let (newer, ()) = tokio::join!(ask(&jwks), fetched(&jwks, &fetches));
         assert!(newer.is_none(), "one waits already: not even what comes is waited for");
     }
 
-    #[tokio::test]
-    async fn a_provider_that_was_asked_a_moment_ago_is_not_waited_for() {
-        let (jwks, _fetches) = jwks(0, Instant::now() + Duration::from_secs(3600));
-        let known = jwks.newer_than(&jwks.known()).await.expect("what is known");
-        assert_eq!((known.fetches, known.is_current), (1, true));
-        // It is asked when it may be.
-        jwks.wanted.notified().await;
+    #[tokio::test(start_paused = true)]
+    async fn a_provider_that_may_not_be_asked_yet_is_waited_for_unless_that_takes_too_long() {
+        let (jwks, fetches) = jwks(1, Instant::now() + LONGEST_WAIT);
+        let answer = async {
+            tokio::time::sleep(LONGEST_WAIT).await;
+            fetched(&jwks, &fetches).await;
+        };
+        assert_eq!(tokio::join!(ask(&jwks), answer).0.map(|known| known.fetches), Some(2));
+
+        fetches.send_modify(|known| known.next_fetch = Instant::now() + Duration::from_secs(3600));
+        let before = Instant::now();
+        assert!(ask(&jwks).await.is_none());
+        assert_eq!(Instant::now(), before, "told at once");
     }
 
-    #[tokio::test]
-    async fn a_request_gets_what_was_fetched_after_it_asked() {
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_to_an_earlier_question_does_not_tell_that_there_is_no_such_key() {
         let (jwks, fetches) = jwks(1, Instant::now());
+        jwks.begun.store(2, Ordering::SeqCst);
+        let mut question = jwks.question();
         let seen = jwks.known();
-        let (newer, ()) = tokio::join!(jwks.newer_than(&seen), fetched(&jwks, &fetches));
-        assert_eq!(newer.map(|known| known.fetches), Some(2));
+        let (early, ()) = tokio::join!(jwks.newer_than(&seen, &mut question), fetched(&jwks, &fetches));
+        let early = early.expect("what was asked for before");
+        assert!(early.fetches == 2 && !question.is_answered_by(&early));
+        let answer = async { fetches.send_modify(|known| known.fetches += 1) };
+        let (late, ()) = tokio::join!(jwks.newer_than(&early, &mut question), answer);
+        assert!(question.is_answered_by(&late.expect("the answer")));
+        drop(question);
+        assert_eq!(jwks.places.available_permits(), 1);
     }
 }

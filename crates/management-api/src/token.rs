@@ -91,21 +91,23 @@ impl Verifier {
     }
 }
 
-/// With the provider's keys, which are asked for again if none of them may be the token's. `own` is what the others
-/// gave.
+/// With the provider's keys, which are asked for again if none of them may be the token's: it is not refused before the
+/// provider was asked after it came. `own` is what the others gave.
 async fn check_with_provider(jwks: &Jwks, own: Judgement, token: &Presented<'_>) -> Result<(), Reason> {
-    let known = jwks.known();
-    let keys = known.keys.as_deref().ok_or(Reason::TokenKeysUnavailable)?;
-    if let judgement @ (Judgement::Signed | Judgement::Forged) = judge(keys, token) {
-        return verdict(judgement);
-    }
-    let newer = jwks.newer_than(&known).await.ok_or(Reason::TokenKeysUnavailable)?;
-    match judge(newer.keys.as_deref().unwrap_or_default(), token) {
-        judgement @ (Judgement::Signed | Judgement::Forged) => verdict(judgement),
-        // The key may be one that the provider would tell if it answered.
-        _ if !newer.is_current => Err(Reason::TokenKeysUnavailable),
-        Judgement::OtherAlgorithm => verdict(own),
-        Judgement::NotOurs => verdict(Judgement::NotOurs),
+    let mut known = jwks.known();
+    let mut question = jwks.question();
+    loop {
+        let keys = known.keys.as_deref().ok_or(Reason::TokenKeysUnavailable)?;
+        let judgement = judge(keys, token);
+        match judgement {
+            Judgement::Signed | Judgement::Forged => return verdict(judgement),
+            Judgement::NotOurs | Judgement::OtherAlgorithm if !question.is_answered_by(&known) => {}
+            // The key may be one that the provider would tell if it answered.
+            _ if !known.is_current => return Err(Reason::TokenKeysUnavailable),
+            Judgement::OtherAlgorithm => return verdict(own),
+            Judgement::NotOurs => return verdict(Judgement::NotOurs),
+        }
+        known = jwks.newer_than(&known, &mut question).await.ok_or(Reason::TokenKeysUnavailable)?;
     }
 }
 

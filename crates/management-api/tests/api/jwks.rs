@@ -229,7 +229,7 @@ async fn any_number_of_made_up_keys_cause_one_fetch() {
     provider.answer(set(&[&signer]));
     let settings = [("JWKS_MIN_INTERVAL", NEVER), ("JWKS_MAX_AGE", NEVER)];
     let api = Api::ready(&provider.url("/jwks"), &settings).await;
-    // The one at the start counts too: nothing more is due for an hour.
+    // The one at the start counts too: nothing more is due for an hour, and nobody is made to wait for that.
     for _ in 0..4 {
         let asked = (0..50).map(|index| {
             let token = forger.token_named(&format!("made-up-{index}"));
@@ -237,11 +237,41 @@ async fn any_number_of_made_up_keys_cause_one_fetch() {
             async move { client.get("/api/event-types").await }
         });
         for answer in join_all(asked).await {
-            assert_eq!(problem(answer, 401), "token_signature_invalid");
+            unavailable(answer);
         }
     }
     api.ask(&signer.token()).await.expect(200);
     assert_eq!(provider.requests().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_a_new_key_are_never_refused_though_made_up_keys_keep_the_provider_asked() {
+    let (provider, forger) = (Receiver::start().await, Signer::new("forger"));
+    let signers = ["1", "2", "3", "4", "5"].map(Signer::new);
+    provider.answer(set(&[&signers[0]]));
+    let settings = [("JWKS_MIN_INTERVAL", "700ms"), ("JWKS_MAX_AGE", NEVER)];
+    let api = Arc::new(Api::ready(&provider.url("/jwks"), &settings).await);
+    let junk: Vec<_> = (0..10)
+        .map(|sender| {
+            let (api, forger) = (api.clone(), forger.token_named(&format!("made-up-{sender}")));
+            tokio::spawn(async move {
+                loop {
+                    assert_eq!(problem(api.ask(&forger).await, 401), "token_signature_invalid");
+                }
+            })
+        })
+        .collect();
+    for signer in &signers[1..] {
+        // Just after the provider was asked, it has a new key and signs with it.
+        provider.until(provider.requests().len() + 1).await;
+        provider.answer(set(&[signer]));
+        let token = signer.token();
+        for answer in join_all((0..20).map(|_| api.ask(&token))).await {
+            answer.expect(200);
+        }
+    }
+    assert!(junk.iter().all(|sender| !sender.is_finished()));
+    junk.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -147,9 +147,9 @@ impl Plain {
 /// How many bytes at the start are an escape, and the byte that they stand for.
 fn escape(text: &[u8]) -> Option<(usize, u8)> {
     match *text {
-        // JSON, JavaScript, Markdown. A `%` or `&` behind a backslash is the beginning of what it escapes.
+        // JSON, JavaScript, Markdown.
         [b'\\', b'b' | b'f' | b'n' | b'r' | b't' | b'v', ..] => Some((2, b'\n')),
-        [b'\\', byte, ..] if byte.is_ascii_punctuation() && !b"%&".contains(&byte) => Some((2, byte)),
+        [b'\\', byte, ..] if byte.is_ascii_punctuation() => Some((2, byte)),
         [b'\\', b'x', high, low, ..] => Some((4, ascii(high, low)?)),
         [b'\\', b'u', b'0', b'0', high, low, ..] => Some((6, ascii(high, low)?)),
         // URLs.

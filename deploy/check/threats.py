@@ -1,4 +1,5 @@
-"""Checks that each threat in SECURITY.md names tests that exist; then breaks the page, and demands that it is noticed."""
+"""Checks that each threat in SECURITY.md names tests that are run, or checks of `make lint`; then breaks the page, and demands
+that it is noticed."""
 
 import re
 import subprocess
@@ -8,21 +9,35 @@ from pathlib import Path
 import facts
 
 HEADING = ["who attacks what", "what stops it", "tests"]
-TEST = re.compile(r"#\[(?:\w+::)*test\b[^\]]*\]((?:\s|//[^\n]*\n|#\[[^\]]*\])*)(?:pub )?(?:async )?fn (\w+)")
+FUNCTION = re.compile(r"((?:#\[[^\]]*\]\s*(?://[^\n]*\n\s*)*)+)(?:pub )?(?:async )?fn (\w+)")
+TEST = re.compile(r"#\[(?:\w+::)*test\b")
+IGNORED = re.compile(r"#\[(?:ignore\b|cfg_attr\b[^\]]*\bignore\b)")
+CHECK = re.compile(r'^check "([^"]+)"', re.MULTILINE)
+
+
+def tests_in(text):
+    """The names of the tests in a source file that are run."""
+    for attributes, name in FUNCTION.findall(text):
+        if TEST.search(attributes) and not IGNORED.search(attributes):
+            yield name
 
 
 def tests():
     """The names of all tests in the workspace, alone and behind the name of their file: `NAME`, `FILE::NAME`."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "crates/*.rs"],
-        cwd=facts.ROOT, check=True, capture_output=True, text=True,
+        ["git", "ls-files", "-z", "--cached", "--", "crates/*.rs"], cwd=facts.ROOT, check=True, capture_output=True, text=True
     )
     found = set()
     for path in filter(None, listed.stdout.split("\0")):
         if (facts.ROOT / path).exists():
-            for _, name in TEST.findall(facts.source(path)):
+            for name in tests_in(facts.source(path)):
                 found.update((name, f"{Path(path).stem}::{name}"))
     return facts.at_least(1000, found, "tests")
+
+
+def checks():
+    """What `make lint` checks, as the page names it: `lint: NAME`."""
+    return {f"lint: {name}" for name in facts.at_least(5, CHECK.findall(facts.source("deploy/dev/lint.sh")), "checks")}
 
 
 def rows(page):
@@ -48,11 +63,11 @@ def problems(page, known):
             yield f"a threat without a test: {cells[0]}"
         for name in named:
             if name not in known:
-                yield f"not a test: {name} ({cells[0]})"
+                yield f"no test that is run: {name} ({cells[0]})"
 
 
 def main():
-    page, known = facts.source("SECURITY.md"), tests()
+    page, known = facts.source("SECURITY.md"), tests() | checks()
     found = list(problems(page, known))
     for problem in found:
         print(f"SECURITY.md: {problem}")
@@ -64,6 +79,10 @@ def main():
         if not list(problems(page.replace(cell, broken, 1), known)):
             print("threats.py does not notice a broken SECURITY.md")
             return 1
+    never_run = ("#[test] #[ignore]", '#[ignore = "slow"] #[test]', "#[test] #[cfg_attr(debug_assertions, ignore)]", "#[inline]")
+    if list(tests_in("\n".join(f"{attributes} fn a() {{}}" for attributes in never_run))):
+        print("threats.py takes for a test what is never run")
+        return 1
     print(f"{sum(1 for _ in rows(page))} threats, each with its tests")
     return 0
 

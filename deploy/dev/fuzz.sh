@@ -46,6 +46,7 @@ alone fuzz
 mkdir -p "$LOG_DIR"
 need_build_tools
 need c++ g++
+need python3 python3
 cargo +nightly --version >/dev/null 2>&1 ||
     fail "libFuzzer needs a nightly toolchain: rustup toolchain install nightly --profile minimal"
 install_missing
@@ -56,7 +57,11 @@ mapfile -t targets < <(sed -n 's/^path = "\(.*\)\.rs"$/\1/p' "$TARGETS_DIR/Cargo
 if [[ -n ${TARGET:-} ]]; then targets=("$TARGET"); fi
 
 # The very versions that the services are built with.
-cp Cargo.lock "$TARGETS_DIR/Cargo.lock"
+if ! python3 deploy/check/shipped.py >/dev/null ||
+    ! cargo metadata --locked --format-version 1 --manifest-path "$TARGETS_DIR/Cargo.toml" >/dev/null 2>&1; then
+    say "Cargo.lock has changed: $TARGETS_DIR/Cargo.lock is made anew, commit it"
+    cp Cargo.lock "$TARGETS_DIR/Cargo.lock"
+fi
 fuzz build
 
 say "fuzzing ${targets[*]} for ${MINUTES:-10} minutes; logs in ${LOG_DIR#"$ROOT/"}/fuzz-….log"

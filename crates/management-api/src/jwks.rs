@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::jwks::fetch::{FetchError, Fetched, Provider};
-use crate::keys::{Key, KeysError};
+use crate::keys::{Key, KeysError, count_not_in};
 
 /// Requests that wait for a fetch at once; others are told to try again.
 const WAITING: usize = 256;
@@ -115,6 +115,8 @@ pub(crate) struct Keeper {
     known: watch::Sender<Known>,
     wanted: Arc<Notify>,
     begun: Arc<AtomicU64>,
+    /// There are keys that need no provider.
+    has_others: bool,
     min_interval: Duration,
     max_age: Duration,
 }
@@ -139,6 +141,7 @@ pub(crate) fn configured(auth: &Auth) -> Result<Option<(Jwks, Keeper)>, KeysErro
         known: sender,
         wanted,
         begun,
+        has_others: auth.jwks_file.is_some() || auth.hs256_secret.is_some(),
         min_interval: auth.jwks_min_interval.0,
         max_age: auth.jwks_max_age.0,
     };
@@ -146,9 +149,13 @@ pub(crate) fn configured(auth: &Auth) -> Result<Option<(Jwks, Keeper)>, KeysErro
 }
 
 impl Keeper {
-    /// Fetches until the process stops. The check passes once there are keys: later the service can do without the
-    /// provider.
+    /// Fetches until the process stops. The check passes once there are keys, from whom ever: then the service can do without
+    /// the provider.
     pub(crate) async fn run(self, check: Check, clock: Clock, stopping: CancellationToken) {
+        gauge!("jwks_keys").set(0);
+        if self.has_others {
+            check.pass();
+        }
         loop {
             self.begun.fetch_add(1, Ordering::SeqCst);
             let fetched = tokio::select! {
@@ -187,18 +194,20 @@ impl Keeper {
                 gauge!("jwks_fetched_timestamp_seconds").set(now);
                 gauge!("jwks_keys").set(count);
                 let (keys, left_out) = (set.keys.len(), set.left_out);
-                let is_news = !before.is_current || before.keys.as_ref().map(|keys| keys.len()) != Some(keys);
+                let old = before.keys.as_deref().unwrap_or_default();
+                let (new, gone) = (count_not_in(&set.keys, old), count_not_in(old, &set.keys));
+                let is_news = !before.is_current || new > 0 || gone > 0;
                 // Before the first key, a set without one is a provider that is not ready. Later, it has taken all back.
                 let nothing_yet = keys == 0 && before.keys.is_none();
-                if nothing_yet {
-                    check.fail("auth.jwks_url answers with a set without a key that can be used");
+                if nothing_yet && !self.has_others {
+                    check.fail("auth.jwks_url answers with a set without a key");
                 } else {
                     check.pass();
                 }
                 if is_news && keys == 0 {
-                    warn!(left_out, "the keys of auth.jwks_url have none that can be used");
+                    warn!(gone, "auth.jwks_url has no keys");
                 } else if is_news {
-                    info!(keys, left_out, "keys fetched from auth.jwks_url");
+                    info!(keys, new, gone, left_out, "keys fetched from auth.jwks_url");
                 }
                 let keys = (!nothing_yet).then(|| set.keys.into());
                 self.known.send_replace(after(keys, true));
@@ -207,7 +216,7 @@ impl Keeper {
             }
             Err(error) => {
                 counter!("jwks_fetches_total", "outcome" => "failure").increment(1);
-                if before.keys.is_none() {
+                if before.keys.is_none() && !self.has_others {
                     check.fail(format!("auth.jwks_url: {error}"));
                 }
                 if before.is_current || before.fetches == 0 {

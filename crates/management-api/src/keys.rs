@@ -41,8 +41,9 @@ pub(crate) struct Key {
 enum Material {
     Secret(hmac::Key),
     Rsa(RsaPublicKeyComponents<Vec<u8>>),
-    P256(UnparsedPublicKey<Vec<u8>>),
-    Ed25519(UnparsedPublicKey<Vec<u8>>),
+    /// An uncompressed point.
+    P256(Vec<u8>),
+    Ed25519(Vec<u8>),
 }
 
 /// What keys say about a token.
@@ -90,10 +91,29 @@ impl Key {
         let verified = match &self.material {
             Material::Secret(key) => hmac::verify(key, message, signature),
             Material::Rsa(key) => key.verify(&RSA_PKCS1_2048_8192_SHA256, message, signature),
-            Material::P256(key) | Material::Ed25519(key) => key.verify(message, signature),
+            Material::P256(point) => {
+                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(message, signature)
+            }
+            Material::Ed25519(key) => UnparsedPublicKey::new(&ED25519, key).verify(message, signature),
         };
         self.algorithm() == token.algorithm && verified.is_ok()
     }
+
+    /// Whether it has the same name and is the same public key. A secret is like no other.
+    fn is_same(&self, other: &Self) -> bool {
+        let is_same_material = match (&self.material, &other.material) {
+            (Material::Rsa(one), Material::Rsa(other)) => (&one.n, &one.e) == (&other.n, &other.e),
+            (Material::P256(one), Material::P256(other))
+            | (Material::Ed25519(one), Material::Ed25519(other)) => one == other,
+            _ => false,
+        };
+        self.id == other.id && is_same_material
+    }
+}
+
+/// How many of these public keys are not among the others.
+pub(crate) fn count_not_in(keys: &[Key], others: &[Key]) -> usize {
+    keys.iter().filter(|key| !others.iter().any(|other| other.is_same(key))).count()
 }
 
 impl Material {
@@ -117,14 +137,11 @@ impl Material {
     fn p256(x: &[u8], y: &[u8]) -> Option<Self> {
         const UNCOMPRESSED: u8 = 4; // SEC 1 §2.3.3
         let usable = x.len() == COORDINATE && y.len() == COORDINATE;
-        usable.then(|| {
-            let point = [&[UNCOMPRESSED], x, y].concat();
-            Self::P256(UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point))
-        })
+        usable.then(|| Self::P256([&[UNCOMPRESSED], x, y].concat()))
     }
 
     fn ed25519(x: Vec<u8>) -> Option<Self> {
-        (x.len() == COORDINATE).then(|| Self::Ed25519(UnparsedPublicKey::new(&ED25519, x)))
+        (x.len() == COORDINATE).then_some(Self::Ed25519(x))
     }
 }
 

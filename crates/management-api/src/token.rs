@@ -4,6 +4,7 @@ use domain::{Timestamp, UserId};
 use serde::Deserialize;
 use service::Clock;
 use service::settings::Auth;
+use tracing::warn;
 
 use crate::jwks::{self, Jwks, Keeper};
 use crate::jws::Presented;
@@ -63,6 +64,12 @@ impl Verifier {
             leeway_seconds: auth.leeway.0.as_secs_f64(),
             max_lifetime_seconds: auth.max_lifetime.0.as_secs_f64(),
         };
+        let has_public_keys = auth.jwks_file.is_some() || auth.jwks_url.is_some();
+        if has_public_keys && (auth.issuer.is_none() || auth.audience.is_none()) {
+            warn!(
+                "auth.issuer or auth.audience is not set: tokens that the provider signs for other services are accepted here"
+            );
+        }
         let (jwks, keeper) = jwks::configured(auth)?.unzip();
         Ok((Self { keys: keys::configured(auth)?, jwks, expected }, keeper))
     }

@@ -54,6 +54,12 @@ pub(super) enum FetchError {
     TooLarge(usize),
     #[error("the answer is {0}")]
     Set(#[from] SetError),
+    /// Not the same as none at all, which is how a provider takes all back.
+    #[error(
+        "of the answer's {0} keys none can be used; usable are public RSA (RS256, 2048 bits and more), P-256 (ES256) \
+         and Ed25519 (EdDSA) keys"
+    )]
+    NoUsableKey(usize),
 }
 
 /// Where the keys are. Operators configure it, and it may be internal: the rules for webhooks' addresses are not its.
@@ -108,7 +114,11 @@ impl Provider {
                 http_error(error.as_ref())
             }
         })?;
-        Ok(Fetched { set: KeySet::read(&body.to_bytes())?, max_age })
+        let set = KeySet::read(&body.to_bytes())?;
+        if set.keys.is_empty() && set.left_out > 0 {
+            return Err(FetchError::NoUsableKey(set.left_out));
+        }
+        Ok(Fetched { set, max_age })
     }
 }
 

@@ -182,6 +182,34 @@ async fn a_new_key_is_fetched_when_a_token_names_it_and_a_removed_one_is_no_long
 }
 
 #[tokio::test]
+async fn a_key_that_takes_anothers_place_is_told_in_the_log_and_the_same_keys_again_are_not() {
+    let (provider, old, new) = (Receiver::start().await, Signer::new("a"), Signer::new("a"));
+    provider.answer(set(&[&old]));
+    let settings = [("JWKS_MIN_INTERVAL", "10ms"), ("JWKS_MAX_AGE", "100ms")];
+    let api = Api::ready(&provider.url("/jwks"), &settings).await;
+    provider.until(3).await;
+    provider.answer(set(&[&new]));
+    api.eventually(&new.token(), 200).await;
+    let log = api.service.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("keys fetched")).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    let last: Value = serde_json::from_str(told[1]).expect("JSON");
+    assert!(last["keys"] == 1 && last["new"] == 1 && last["gone"] == 1, "{last}");
+}
+
+#[tokio::test]
+async fn who_believes_public_keys_without_naming_issuer_and_audience_is_warned() {
+    let (provider, signer) = (Receiver::start().await, Signer::new("a"));
+    provider.answer(set(&[&signer]));
+    let named = [("ISSUER", "https://login.lokroom.com"), ("AUDIENCE", "webhooks")];
+    for settings in [&named[..0], &named[..1], &named[1..], &named[..]] {
+        let api = Api::ready(&provider.url("/jwks"), settings).await;
+        let is_warned = api.service.log().contains("signs for other services");
+        assert_eq!(is_warned, settings.len() < 2, "{settings:?}");
+    }
+}
+
+#[tokio::test]
 async fn keys_are_fetched_again_in_time_without_anybody_asking() {
     let (provider, old, new) = (Receiver::start().await, Signer::new("old"), Signer::new("new"));
     provider.answer(set(&[&old]).header("cache-control", "max-age=86400"));
@@ -209,7 +237,15 @@ async fn keys_stay_in_use_while_the_provider_is_away() {
     provider.answer(set(&[&old]));
     let settings = [("JWKS_MIN_INTERVAL", "20ms"), ("JWKS_MAX_AGE", "100ms"), ("JWKS_TIMEOUT", "500ms")];
     let mut api = Api::ready(&provider.url("/jwks"), &settings).await;
-    for away in [Reply::status(503), Reply::reset(), Reply::hang(), Reply::json(&json!({ "error": "x" }))] {
+    let unusable = json!({ "keys": [{ "kty": "EC", "crv": "P-384", "kid": "new", "x": "AA", "y": "AA" }] });
+    for away in [
+        Reply::status(503),
+        Reply::reset(),
+        Reply::hang(),
+        Reply::json(&json!({ "error": "x" })),
+        // Keys of a kind that cannot be used are not the same as none.
+        Reply::json(&unusable),
+    ] {
         provider.answer(away);
         let fetches = provider.requests().len();
         provider.until(fetches + 2).await;
@@ -368,8 +404,11 @@ async fn keys_of_a_file_and_a_secret_work_beside_the_url_and_without_it() {
         ("JWKS_FILE", file.path().to_str().expect("a path in UTF-8")),
         ("HS256_SECRET", secret),
     ];
-    let api = Api::start(&provider.url("/jwks"), &settings).await;
-    provider.until(1).await;
+    let mut api = Api::ready(&provider.url("/jwks"), &settings).await;
+    provider.until(2).await;
+    api.readyz().await.expect(200);
+    let keys = api.service.metric("jwks_keys").await;
+    assert!(keys.abs() < 0.5, "who watches sees that there are none: {keys}");
     api.ask(&of_file.token()).await.expect(200);
     api.ask(&token::hs256(secret, "user_1")).await.expect(200);
     assert_eq!(problem(api.ask(&of_url.token_named("file")).await, 401), "token_signature_invalid");

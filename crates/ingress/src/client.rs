@@ -42,22 +42,42 @@ fn node(text: &str) -> Option<IpAddr> {
     bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|it| it.ip()))
 }
 
-/// The address of the client behind a connection. Only what a trusted proxy says is believed, read from the right: each proxy
-/// appends whom it got the request from, so the first address that is not a trusted proxy's is the client's, and
-/// whatever stands left of it the client may have made up.
-pub fn client_address(peer: IpAddr, headers: &HeaderMap, by: ForwardedBy, trusted: &[IpNet]) -> IpAddr {
-    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
+/// The proxies before a service.
+#[derive(Debug, Clone)]
+pub struct Proxies {
+    /// Their addresses.
+    pub networks: Vec<IpNet>,
+    /// How many of them a request passes at most.
+    pub hops: usize,
+    /// Where they name their clients.
+    pub by: ForwardedBy,
+}
+
+impl Proxies {
+    /// Whether this is the address of a proxy.
+    pub fn include(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.networks.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// The address of the client behind a connection. Only what a proxy says is believed, read from the right: each proxy
+/// appends whom it got the request from, so the first address that is not a proxy's is the client's, and whatever stands
+/// left of it the client may have made up. Nor is more read than there are proxies in a row: a client whose own address lies
+/// in the networks of the proxies would else be believed about another.
+pub fn client_address(peer: IpAddr, headers: &HeaderMap, proxies: &Proxies) -> IpAddr {
+    let by = proxies.by;
     let mut client = peer.to_canonical();
-    if !is_trusted(client) {
+    if !proxies.include(client) {
         return client;
     }
     let lines: Vec<_> = headers.get_all(by.header()).collect();
     // Unreadable lines count as one unreadable element: what stands left of them is not believed.
     let elements = lines.iter().rev().flat_map(|line| line.to_str().unwrap_or("?").rsplit(','));
-    for element in elements {
+    for element in elements.take(proxies.hops) {
         let Some(named) = by.address(element) else { break };
         client = named.to_canonical();
-        if !is_trusted(client) {
+        if !proxies.include(client) {
             break;
         }
     }
@@ -92,12 +112,17 @@ mod tests {
     use super::*;
 
     fn seen(by: ForwardedBy, peer: &str, lines: &[&str]) -> String {
+        seen_behind(2, by, peer, lines)
+    }
+
+    fn seen_behind(hops: usize, by: ForwardedBy, peer: &str, lines: &[&str]) -> String {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(by.header(), HeaderValue::from_str(line).unwrap());
         }
-        let trusted = ["10.0.0.0/8", "fd00::/8"].map(|it| it.parse().unwrap());
-        client_address(peer.parse().unwrap(), &headers, by, &trusted).to_string()
+        let networks = ["10.0.0.0/8", "fd00::/8"].map(|it| it.parse().unwrap()).into();
+        let proxies = Proxies { networks, hops, by };
+        client_address(peer.parse().unwrap(), &headers, &proxies).to_string()
     }
 
     #[test]
@@ -115,6 +140,15 @@ mod tests {
         for nonsense in ["", "unknown", "_hidden", "1.2.3", "1.2.3.4, ,", "256.0.0.1", "localhost"] {
             assert_eq!(seen("10.0.0.1", &[nonsense]), "10.0.0.1", "{nonsense}");
         }
+    }
+
+    #[test]
+    fn a_client_whose_address_is_like_a_proxys_cannot_be_somebody_else() {
+        let seen = |hops, lines: &[&str]| seen_behind(hops, ForwardedBy::XForwardedFor, "10.0.0.1", lines);
+        assert_eq!(seen(1, &["198.51.100.1, 10.1.2.3"]), "10.1.2.3");
+        assert_eq!(seen(1, &["198.51.100.1", "10.1.2.3"]), "10.1.2.3");
+        assert_eq!(seen(2, &["198.51.100.1, 10.1.2.3, 10.0.0.2"]), "10.1.2.3");
+        assert_eq!(seen(2, &["198.51.100.1, 203.0.113.5"]), "203.0.113.5", "past one proxy only");
     }
 
     #[test]

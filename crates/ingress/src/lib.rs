@@ -8,6 +8,6 @@ mod server;
 mod slots;
 
 pub use buckets::{Buckets, Rate, Standing};
-pub use client::{ForwardedBy, Network, client_address};
+pub use client::{ForwardedBy, Network, Proxies, client_address};
 pub use server::{Bounds, listen};
 pub use slots::{Slot, Slots};

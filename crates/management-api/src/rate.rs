@@ -17,8 +17,7 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, X_FORWARDED_FO
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _, web};
 use domain::UserId;
-use ingress::{Buckets, ForwardedBy, Network, Rate, Slot, Slots, Standing, client_address};
-use ipnet::IpNet;
+use ingress::{Buckets, ForwardedBy, Network, Proxies, Rate, Slot, Slots, Standing, client_address};
 use metrics::counter;
 use service::settings::{Api as Settings, ProxyHeader};
 use tracing::warn;
@@ -51,8 +50,7 @@ pub(crate) struct Rates {
     addresses: Buckets,
     refused_tokens: Buckets,
     refused_token_cost: u32,
-    proxies: Vec<IpNet>,
-    named_by: ForwardedBy,
+    proxies: Proxies,
     has_warned: AtomicBool,
 }
 
@@ -76,10 +74,13 @@ impl Rates {
             refused_tokens: buckets(settings.address_rate, settings.address_burst),
             // What costs more than a full bucket would never be answered at all.
             refused_token_cost: settings.failed_token_cost.min(settings.address_burst),
-            proxies: settings.trusted_proxies.0.clone(),
-            named_by: match settings.proxy_header {
-                ProxyHeader::XForwardedFor => ForwardedBy::XForwardedFor,
-                ProxyHeader::Forwarded => ForwardedBy::Forwarded,
+            proxies: Proxies {
+                networks: settings.trusted_proxies.0.clone(),
+                hops: usize::try_from(settings.trusted_hops).unwrap_or(usize::MAX),
+                by: match settings.proxy_header {
+                    ProxyHeader::XForwardedFor => ForwardedBy::XForwardedFor,
+                    ProxyHeader::Forwarded => ForwardedBy::Forwarded,
+                },
             },
             has_warned: AtomicBool::new(false),
         }
@@ -87,24 +88,27 @@ impl Rates {
 
     fn address(&self, request: &ServiceRequest) -> Network {
         let Some(peer) = request.peer_addr() else { return Network::unknown() };
-        self.warn_of_unknown_proxy(peer.ip(), request.headers());
-        Network::of(client_address(peer.ip(), request.headers(), self.named_by, &self.proxies))
+        let client = client_address(peer.ip(), request.headers(), &self.proxies);
+        self.warn_of_proxies(peer.ip(), client, request.headers());
+        Network::of(client)
     }
 
-    /// All clients of a proxy that is not known would share one bucket, and nobody would know why.
-    fn warn_of_unknown_proxy(&self, peer: IpAddr, headers: &HeaderMap) {
+    /// All clients of a proxy that is not known, or that does not name them, share one bucket, and nobody would know why.
+    fn warn_of_proxies(&self, peer: IpAddr, client: IpAddr, headers: &HeaderMap) {
         let peer = peer.to_canonical();
         let is_inside = match peer {
             IpAddr::V4(peer) => peer.is_private() || peer.is_loopback(),
             IpAddr::V6(peer) => peer.is_unique_local() || peer.is_loopback(),
         };
-        let is_known = self.proxies.iter().any(|proxy| proxy.contains(&peer));
-        if is_inside
-            && !is_known
-            && headers.contains_key(X_FORWARDED_FOR)
-            && !self.has_warned.swap(true, Ordering::Relaxed)
-        {
-            warn!(%peer, "a proxy that api.trusted_proxies does not name: its clients are limited as if they were one");
+        let what = if self.proxies.include(client) {
+            "a trusted proxy names no client, or one with the address of a proxy: such clients are limited as if they were one"
+        } else if client == peer && is_inside && headers.contains_key(X_FORWARDED_FOR) {
+            "a proxy that api.trusted_proxies does not name: its clients are limited as if they were one"
+        } else {
+            return;
+        };
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
+            warn!(%peer, %client, "{what}");
         }
     }
 

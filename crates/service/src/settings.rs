@@ -135,6 +135,8 @@ settings! {
         remembered: u32 = 100_000,
         /// CIDRs of the proxies and load balancers before the API: they are believed about who their clients are.
         trusted_proxies: List<IpNet> = List::default(),
+        /// How many of them a request passes at most, one after the other.
+        trusted_hops: u32 = 1,
         /// How they say it: `x-forwarded-for` or `forwarded`. They must not pass on what clients say in this header without adding to it.
         proxy_header: ProxyHeader = ProxyHeader::XForwardedFor,
     }
@@ -351,6 +353,7 @@ impl Settings {
         bound("api.address_rate", self.api.address_rate.into(), 1, 1_000_000);
         bound("api.address_burst", self.api.address_burst.into(), 10, 1_000_000);
         bound("api.failed_token_cost", self.api.failed_token_cost.into(), 1, 1000);
+        bound("api.trusted_hops", self.api.trusted_hops.into(), 1, 16);
         bound("api.remembered", self.api.remembered.into(), 1, 100_000_000);
         bound("ingest.prefetch", self.ingest.prefetch.into(), 1, 60_000);
         bound("ingest.batch_events", self.ingest.batch_events.into(), 1, 10_000);

@@ -144,6 +144,7 @@ async fn without_a_trusted_proxy_what_clients_say_of_themselves_changes_nothing(
 #[tokio::test]
 async fn behind_a_trusted_proxy_each_client_is_counted_for_itself() {
     let trusting = builder().env("LOK__API__TRUSTED_PROXIES", "127.0.0.0/8,10.0.0.0/8");
+    let trusting = trusting.env("LOK__API__TRUSTED_HOPS", "2");
     let strict = trusting.env("LOK__API__ADDRESS_RATE", "1").env("LOK__API__ADDRESS_BURST", "60");
     // One guess is one too many for a minute.
     let stack = strict.env("LOK__API__FAILED_TOKEN_COST", "1000").start().await;
@@ -167,6 +168,23 @@ async fn behind_a_trusted_proxy_each_client_is_counted_for_itself() {
     let forwarded = stack.anonymous_api().header("x-forwarded-for", "203.0.113.5");
     let forwarded = forwarded.header("forwarded", "for=192.0.2.99").bearer("a.b.c");
     assert_eq!(forwarded.get("/api/webhooks").await.status, 429);
+}
+
+#[tokio::test]
+async fn a_client_with_a_private_address_is_no_proxy_though_its_network_is_trusted() {
+    let trusting = builder().env("LOK__API__TRUSTED_PROXIES", "127.0.0.0/8,10.0.0.0/8");
+    let stack =
+        trusting.env("LOK__API__ADDRESS_RATE", "1").env("LOK__API__ADDRESS_BURST", "20").start().await;
+    // The proxy appends whom it got the request from: somebody in a VPN, who writes another address before.
+    let mut refused = 0;
+    for number in 0..50 {
+        let spoofing =
+            stack.anonymous_api().header("x-forwarded-for", &format!("198.51.100.{number}, 10.1.2.3"));
+        refused += usize::from(spoofing.get("/api/webhooks").await.status == 429);
+    }
+    assert!(refused >= 20, "{refused} of 50");
+    let other = stack.anonymous_api().header("x-forwarded-for", "10.1.2.4");
+    assert_eq!(other.get("/api/webhooks").await.status, 401);
 }
 
 #[tokio::test]

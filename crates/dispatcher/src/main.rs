@@ -48,6 +48,7 @@ const INFO: ServiceInfo = ServiceInfo {
     about: "fans events out to webhooks, signs, delivers, records and retries",
     required: &["database.url", "amqp.url", "secrets.keys"],
     check,
+    open_files,
     admin: std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9082),
 };
 
@@ -67,6 +68,16 @@ fn check(settings: &Settings) -> Result<(), String> {
     }
     proxy(settings)?;
     backends::check(settings).map_err(|error| error.to_string())
+}
+
+/// Connections to receivers, what looks their names up (four sockets for each family), to PostgreSQL, and a few more.
+fn open_files(settings: &Settings) -> u64 {
+    let (delivery, egress) = (&settings.delivery, &settings.egress);
+    let looked_up = egress.dns_lookups.min(delivery.max_in_flight);
+    u64::from(egress.max_connections.max(delivery.max_in_flight))
+        + 8 * u64::from(looked_up)
+        + u64::from(settings.database.pool_size)
+        + 64
 }
 
 fn proxy(settings: &Settings) -> Result<Option<Proxy>, String> {

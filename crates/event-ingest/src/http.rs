@@ -35,6 +35,9 @@ const WAITING: NonZeroUsize = NonZeroUsize::new(2000).unwrap();
 /// Threads that serve requests. They check events; the database and the broker are waited for elsewhere.
 const WORKERS: usize = 2;
 
+/// Connections at once, of all threads.
+pub(crate) const OPEN_CONNECTIONS: u64 = (WORKERS * MAX_CONNECTIONS) as u64;
+
 /// Connections at once, per thread.
 const MAX_CONNECTIONS: usize = 512;
 

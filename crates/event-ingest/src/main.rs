@@ -32,8 +32,14 @@ const INFO: ServiceInfo = ServiceInfo {
     about: "takes platform events over AMQP and HTTP, checks, stores and publishes them",
     required: &["database.url", "amqp.url"],
     check,
+    open_files,
     admin: std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9081),
 };
+
+/// Publishers' connections, those to PostgreSQL, and a few more.
+fn open_files(settings: &Settings) -> u64 {
+    http::OPEN_CONNECTIONS + u64::from(settings.database.pool_size) + 64
+}
 
 fn main() -> ExitCode {
     service::run(INFO, ingest)

@@ -49,8 +49,15 @@ const INFO: ServiceInfo = ServiceInfo {
     about: "lets developers manage their webhooks over HTTP",
     required: &["database.url", "amqp.url", "secrets.keys", "auth.hs256_secret|auth.jwks_file|auth.jwks_url"],
     check,
+    open_files,
     admin: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9080),
 };
+
+/// Clients' connections, those to PostgreSQL, and a few more.
+fn open_files(settings: &Settings) -> u64 {
+    let api = &settings.api;
+    u64::from(api.workers) * u64::from(api.max_connections) + u64::from(settings.database.pool_size) + 64
+}
 
 fn main() -> ExitCode {
     service::run(INFO, serve)
@@ -115,6 +122,7 @@ fn api(settings: &Settings, verifier: Verifier, store: Store, broker: &Broker, c
         manual: ManualLimits {
             per_webhook: limits.test_events_per_webhook,
             per_user: limits.test_events_per_user,
+            per_user_day: limits.test_events_per_user_day,
         },
         idempotency_keys_per_user: limits.idempotency_keys_per_user,
         answers: AnswerMemory::new(settings.api.answer_memory.0),

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod clock;
+pub mod open_files;
 pub mod readiness;
 pub mod run;
 pub mod settings;

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use crate::admin;
 use crate::clock::Clock;
+use crate::open_files;
 use crate::readiness::Readiness;
 use crate::settings::{self, Settings};
 use crate::shutdown::{self, Shutdown};
@@ -34,6 +35,8 @@ pub struct ServiceInfo {
     pub required: &'static [&'static str],
     /// Checks what only the service can judge of its settings; an error names the key and how to mend it.
     pub check: fn(&Settings) -> Result<(), String>,
+    /// Files and connections that it has open at the same time, at most.
+    pub open_files: fn(&Settings) -> u64,
     /// Where its admin server listens unless configured.
     pub admin: SocketAddr,
 }
@@ -169,6 +172,14 @@ where
     let address = settings.admin.listen.map_or(info.admin, |listen| listen.0);
     let (admin, bound) =
         admin::start(address, readiness.clone(), metrics).map_err(|error| error.to_string())?;
+    let (may, needs) = (open_files::raise(), (info.open_files)(&settings));
+    if may < needs {
+        warn!(
+            may,
+            needs,
+            "the hard limit of open files is below what the settings can need; raise it, or lower them"
+        );
+    }
     info!(service = info.name, version = env!("CARGO_PKG_VERSION"), admin = %bound, "starting");
     let (soft, over) = (shutdown.soft().clone(), shutdown.clone());
     tokio::spawn(async move {

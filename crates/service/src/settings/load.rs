@@ -310,7 +310,14 @@ mod tests {
     #[test]
     fn no_wait_and_no_capacity_may_be_nothing() {
         /// Nothing is a choice: no leeway, no bodies inline, no response kept.
-        const MAY_BE_NOTHING: [&str; 3] = ["auth.leeway", "delivery.inline_body", "delivery.response_limit"];
+        const MAY_BE_NOTHING: [&str; 6] = [
+            "auth.leeway",
+            "delivery.inline_body",
+            "delivery.response_limit",
+            "egress.dns_cache",
+            "egress.dns_max_ttl",
+            "egress.dns_max_negative_ttl",
+        ];
         let defaults = as_table(&Settings::default());
         let mut refused = 0;
         for key in KEYS {

@@ -7,8 +7,9 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::PrivateKeyDer;
 use testkit::database::SECRET_KEYS;
-use testkit::{Binary, Event, Receiver, Stack};
-use tokio::net::TcpListener;
+use testkit::{Binary, DEADLINE, Event, Receiver, Stack, eventually};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::settled;
@@ -73,19 +74,54 @@ async fn the_environment_s_proxies_are_not_asked() {
     receiver.expect_request().await;
 }
 
+/// Connects whom it is asked to.
+async fn proxy(listener: TcpListener) {
+    while let Ok((mut from, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = from.read_u8().await else { return };
+                head.push(byte);
+            }
+            let head = String::from_utf8_lossy(&head);
+            let Some(address) = head.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next()) else {
+                return;
+            };
+            let Ok(mut to) = TcpStream::connect(address).await else { return };
+            if from.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.is_ok() {
+                let _ = copy_bidirectional(&mut from, &mut to).await;
+            }
+        });
+    }
+}
+
 #[tokio::test]
-async fn with_a_proxy_nothing_leaves_past_it() {
-    let proxy = nobody().await;
-    let stack = Stack::builder().env(RETRY_DELAYS, "").env("LOK__EGRESS__PROXY", proxy).start().await;
+async fn with_a_proxy_nothing_leaves_past_it_and_deliveries_wait_while_it_is_away() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("the system has a free port");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    drop(listener);
+    let mut stack = Stack::builder()
+        .env(RETRY_DELAYS, "")
+        .env("LOK__DELIVERY__PARK_DELAY", "500ms")
+        .env("LOK__EGRESS__PROXY", format!("http://{address}"))
+        .start()
+        .await;
     let receiver = Receiver::start().await;
     let webhook = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
     stack.publish(&event()).await;
-    let deliveries = settled(&stack, &webhook, 1).await;
-    assert_eq!(deliveries[0]["status"], "failed");
-    let error = deliveries[0]["error"].as_str().expect("a failed delivery has an error");
-    assert!(error.starts_with("egress proxy: it cannot be reached"), "{error}");
-    assert!(error.ends_with("the request did not get to the receiver"), "{error}");
+    // The one attempt that the delivery has would be gone after the first time.
+    eventually("it is put off again and again", DEADLINE, async || {
+        (stack.dispatchers[0].metric("attempts_put_off_total").await >= 2.0).then_some(())
+    })
+    .await;
+    assert_eq!(stack.history(&webhook, "").await["statistics"]["pending"], 1);
     assert_eq!(receiver.requests().len(), 0);
+
+    let listener = TcpListener::bind(address).await.expect("nobody took the port meanwhile");
+    tokio::spawn(proxy(listener));
+    let request = receiver.expect_request().await;
+    assert_eq!(request.header("x-lok-attempt"), Some("1"));
+    assert_eq!(settled(&stack, &webhook, 1).await[0]["status"], "success");
 }
 
 #[tokio::test]

@@ -110,20 +110,21 @@ pub(crate) async fn create(
         created_at: now,
     };
     let created = bounded(api.store.create_webhook(new, api.limits.webhooks_per_user, idempotency)).await?;
-    let (disclosed, replayed) = match created {
-        Created::New(disclosed) => {
-            info!(webhook.id = %disclosed.webhook.id, "webhook created");
-            (disclosed, false)
+    let (webhook, secret, replayed) = match created {
+        Created::New(Disclosed { webhook, secret }) => {
+            info!(webhook.id = %webhook.id, "webhook created");
+            (webhook, Some(secret), false)
         }
-        Created::Replayed(disclosed) => (disclosed, true),
+        Created::Replayed(webhook, secret) => (webhook, secret, true),
     };
     let mut response = HttpResponse::Created();
-    response.insert_header((LOCATION, format!("/api/webhooks/{}", disclosed.webhook.id)));
+    response.insert_header((LOCATION, format!("/api/webhooks/{}", webhook.id)));
     response.insert_header((CACHE_CONTROL, "no-store"));
     if replayed {
         response.insert_header((IDEMPOTENCY_REPLAYED, "true"));
     }
-    Ok(response.json(WebhookDocument::with_secret(&disclosed)))
+    let secret = secret.as_ref().map(ShownToOwner);
+    Ok(response.json(WebhookDocument { secret, ..WebhookDocument::without_secret(&webhook) }))
 }
 
 /// `GET /api/webhooks`

@@ -127,8 +127,9 @@ pub struct IdempotencyKey {
 pub enum Created {
     /// A new webhook.
     New(Disclosed),
-    /// The webhook that the same key created before.
-    Replayed(Disclosed),
+    /// The webhook that the same key created before. With its secret, unless that was regenerated since: only whoever did that
+    /// is to see the new one.
+    Replayed(Webhook, Option<WebhookSecret>),
 }
 
 /// A webhook was not created.
@@ -281,7 +282,7 @@ impl Store {
                 if let Some(key) = &idempotency
                     && let Some(replayed) = self.replay(connection, &new, key).await?
                 {
-                    return Ok(Created::Replayed(replayed));
+                    return Ok(replayed);
                 }
                 let count: i64 = webhooks::table
                     .filter(webhooks::user_id.eq(new.user.as_str()))
@@ -307,7 +308,7 @@ impl Store {
         connection: &mut AsyncPgConnection,
         new: &NewWebhook,
         key: &IdempotencyKey,
-    ) -> Result<Option<Disclosed>, CreateError> {
+    ) -> Result<Option<Created>, CreateError> {
         let found: Option<(Vec<u8>, Uuid)> = idempotency_keys::table
             .find((new.user.as_str(), &key.key))
             .filter(idempotency_keys::created_at.ge(new.created_at - KEY_LIFE))
@@ -321,8 +322,11 @@ impl Store {
         }
         match find(connection, &new.user, WebhookId::from_uuid(webhook)).await? {
             Some(row) => {
-                let secret = row.secret(&self.keys).map_err(StoreError::from)?;
-                Ok(Some(Disclosed { webhook: row.into_webhook(), secret }))
+                // Kept for 24 hours after a regeneration: longer than the key, which is older.
+                let was_regenerated = row.previous_secret_until.is_some();
+                let secret = (!was_regenerated).then(|| row.secret(&self.keys)).transpose();
+                let secret = secret.map_err(StoreError::from)?;
+                Ok(Some(Created::Replayed(row.into_webhook(), secret)))
             }
             None => Err(CreateError::KeyReused),
         }
@@ -415,21 +419,18 @@ impl Store {
                     .optional()?;
                 let Some(before) = before else { return Ok::<_, StoreError>(None) };
                 let previous = match before.secret(&self.keys) {
-                    Ok(_) => Some((before.secret, before.secret_key_id, previous_until)),
+                    Ok(_) => Some((before.secret, before.secret_key_id)),
                     Err(reason) => {
                         warn!(webhook.id = %id, %reason, "the secret before a regeneration does not sign along");
                         None
                     }
                 };
-                let (previous_secret, previous_key, previous_until) = previous.map_or_else(
-                    Default::default,
-                    |(secret, key, until)| (Some(secret), Some(key), Some(until)),
-                );
+                let (previous_secret, previous_key) = previous.unzip();
                 let row = diesel::update(webhooks::table.find(id.uuid()))
                     .set((
                         webhooks::previous_secret.eq(previous_secret),
                         webhooks::previous_secret_key_id.eq(previous_key),
-                        webhooks::previous_secret_until.eq(previous_until),
+                        webhooks::previous_secret_until.eq(Some(previous_until)),
                         webhooks::secret.eq(encrypted.bytes),
                         webhooks::secret_key_id.eq(encrypted.key_id),
                         webhooks::updated_at.eq(now),

@@ -21,7 +21,7 @@ pub(crate) fn now() -> Timestamp {
 }
 
 /// More attempts by hand than any test makes.
-pub(crate) const PLENTY: ManualLimits = ManualLimits { per_webhook: 1000, per_user: 1000 };
+pub(crate) const PLENTY: ManualLimits = ManualLimits { per_webhook: 1000, per_user: 1000, per_user_day: 1000 };
 
 /// A store with as many connections as a service has.
 pub(crate) fn store_of(database: &TestDatabase) -> Store {
@@ -90,7 +90,7 @@ pub(crate) fn new_webhook(owner: &str, events: &[EventType]) -> NewWebhook {
 pub(crate) async fn given_webhook(store: &Store, owner: &str, events: &[EventType]) -> Webhook {
     match store.create_webhook(new_webhook(owner, events), 100, None).await.unwrap() {
         Created::New(disclosed) => disclosed.webhook,
-        Created::Replayed(disclosed) => panic!("without a key nothing is replayed: {:?}", disclosed.webhook),
+        Created::Replayed(webhook, _) => panic!("without a key nothing is replayed: {webhook:?}"),
     }
 }
 

@@ -202,7 +202,7 @@ impl Reason {
             Self::WebhookInactive => "This webhook is inactive; set `active` to true first.",
             Self::TooManyRequests => "Too many requests; the Retry-After header tells when to send the next.",
             Self::TooManyTestEvents => {
-                "Too many test events within a minute; the Retry-After header tells when to send the next."
+                "Too many test events within a minute or a day; the Retry-After header tells when to send the next."
             }
             Self::TooManyIdempotencyKeys { limit } => {
                 return format!(
@@ -291,7 +291,7 @@ impl Reason {
                 "Trop de requêtes ; l'en-tête Retry-After indique quand envoyer la suivante."
             }
             Self::TooManyTestEvents => {
-                "Trop d'événements de test en une minute ; l'en-tête Retry-After indique quand envoyer le suivant."
+                "Trop d'événements de test en une minute ou une journée ; l'en-tête Retry-After indique quand envoyer le suivant."
             }
             Self::TooManyIdempotencyKeys { limit } => {
                 return format!(

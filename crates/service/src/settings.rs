@@ -197,6 +197,11 @@ settings! {
         allowed_networks: List<IpNet> = List::default(),
         /// CIDRs that are blocked too, whether public or excepted: your own public addresses, a NAT64 prefix of your own.
         blocked_networks: List<IpNet> = List::default(),
+        /// Ports that are opened besides, though they are other protocols' (25, 6667, …).
+        allowed_ports: List<u16> = List::default(),
+        /// Names that are opened, with those below them, though they are none of the public DNS: hooks.internal. Their addresses need
+        /// `allowed_networks`.
+        allowed_names: List<String> = List::default(),
         /// Name servers to ask instead of the system's: `10.0.0.53:53,[fd00::53]:53`.
         name_servers: List<SocketAddr> = List::default(),
         /// Longest wait for a name's addresses; part of `connect_timeout`.
@@ -283,6 +288,8 @@ settings! {
         test_events_per_webhook: u32 = 20,
         /// Test events per user within any minute, of all replicas together.
         test_events_per_user: u32 = 100,
+        /// Test events per user within any 24 hours, of all replicas together.
+        test_events_per_user_day: u32 = 2000,
         /// Idempotency keys per user within 24 hours.
         idempotency_keys_per_user: u32 = 1000,
     }
@@ -380,6 +387,7 @@ impl Settings {
         bound("limits.events_per_webhook", self.limits.events_per_webhook.into(), 1, 1000);
         bound("limits.test_events_per_webhook", self.limits.test_events_per_webhook.into(), 1, 1000);
         bound("limits.test_events_per_user", self.limits.test_events_per_user.into(), 1, 10_000);
+        bound("limits.test_events_per_user_day", self.limits.test_events_per_user_day.into(), 1, 10_000);
         bound("limits.idempotency_keys_per_user", self.limits.idempotency_keys_per_user.into(), 1, 100_000);
         bound("retention.days", self.retention.days.into(), 1, 3650);
 
@@ -407,7 +415,12 @@ impl Settings {
         span("egress.connect_timeout", self.egress.connect_timeout, Span::millis(1), Span::secs(300));
         span("egress.dns_timeout", self.egress.dns_timeout, Span::millis(10), Span::secs(300));
         span("egress.dns_max_ttl", self.egress.dns_max_ttl, Span::secs(0), day);
-        span("egress.dns_max_negative_ttl", self.egress.dns_max_negative_ttl, Span::secs(0), Span::secs(3600));
+        span(
+            "egress.dns_max_negative_ttl",
+            self.egress.dns_max_negative_ttl,
+            Span::secs(0),
+            Span::secs(3600),
+        );
         span("egress.idle_timeout", self.egress.idle_timeout, Span::millis(1), Span::secs(3600));
         span("egress.connection_lifetime", self.egress.connection_lifetime, Span::secs(1), day);
         span("delivery.max_wait", self.delivery.max_wait, Span::millis(1), Span::secs(3600));

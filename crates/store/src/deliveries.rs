@@ -230,8 +230,8 @@ pub enum TestDeliveryError {
     /// The webhook was deleted or disabled meanwhile.
     #[error("the webhook takes no events")]
     NotTaken,
-    /// There were as many as are allowed within a minute.
-    #[error("too many attempts by hand within a minute; the next may be made in {wait:?}")]
+    /// There were as many as are allowed within a minute or a day.
+    #[error("too many attempts by hand; the next may be made in {wait:?}")]
     TooMany {
         /// How long to wait.
         wait: Duration,

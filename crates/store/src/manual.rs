@@ -13,16 +13,18 @@ use domain::{Timestamp, UserId, WebhookId};
 use crate::error::StoreError;
 use crate::statement::Prepared;
 
-/// The span that is looked at.
-const SPAN: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_hours(24);
 
-/// Attempts that may be caused by hand in any minute.
+/// Attempts that may be caused by hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ManualLimits {
-    /// To one webhook.
+    /// To one webhook, in any minute.
     pub per_webhook: u32,
-    /// To all webhooks that a user has or had.
+    /// To all webhooks that a user has or had, in any minute.
     pub per_user: u32,
+    /// To all webhooks that a user has or had, in any 24 hours.
+    pub per_user_day: u32,
 }
 
 #[derive(QueryableByName)]
@@ -33,14 +35,17 @@ struct CountedRow {
     at: Vec<Timestamp>,
 }
 
-/// The last minute's attempts of each subject and this one, in the order of time. Rows are locked in the order of subjects, so
-/// that no two requests can wait for each other. Primary key.
+/// The attempts of each subject and this one, in the order of time: a user's of the last day, a webhook's of the last minute.
+/// Rows are locked in the order of subjects, so that no two requests can wait for each other. Primary key.
 const COUNT: &str = "
     INSERT INTO manual_attempts AS sent (subject, at)
     SELECT subject, ARRAY[$2] FROM unnest($1::text[]) AS subject ORDER BY subject
     ON CONFLICT (subject) DO UPDATE
         SET at = ARRAY(
-            SELECT at FROM unnest(sent.at || $2) AS at WHERE at > $2 - interval '1 minute' ORDER BY at
+            SELECT at FROM unnest(sent.at || $2) AS at
+             WHERE at > $2 - CASE WHEN starts_with(sent.subject, 'user ') THEN interval '24 hours'
+                                  ELSE interval '1 minute' END
+             ORDER BY at
         )
     RETURNING subject, at";
 
@@ -59,20 +64,25 @@ pub(crate) async fn count_manual_attempt(
     let counted = sql_query(COUNT).bind::<Array<Text>, _>(subjects).bind::<Timestamptz, _>(now);
     let rows: Vec<CountedRow> = Prepared(counted).load(connection).await?;
     let waits = rows.iter().filter_map(|row| {
-        let most = if row.subject == of_user { limits.per_user } else { limits.per_webhook };
-        wait(&row.at, most, now)
+        if row.subject == of_user {
+            let of_minute = wait(&row.at, limits.per_user, MINUTE, now);
+            of_minute.max(wait(&row.at, limits.per_user_day, DAY, now))
+        } else {
+            wait(&row.at, limits.per_webhook, MINUTE, now)
+        }
     });
     Ok(waits.max())
 }
 
 /// How long to wait until fewer than `most` of these lie within the span.
-fn wait(at: &[Timestamp], most: u32, now: Timestamp) -> Option<Duration> {
+fn wait(at: &[Timestamp], most: u32, span: Duration, now: Timestamp) -> Option<Duration> {
+    let at = &at[at.partition_point(|at| *at <= now - span)..];
     let too_many = at.len().checked_sub(usize::try_from(most).unwrap_or(usize::MAX)).filter(|it| *it > 0)?;
     let last_in_the_way = at[too_many - 1];
-    Some((last_in_the_way + SPAN - now).to_std().unwrap_or_default())
+    Some((last_in_the_way + span - now).to_std().unwrap_or_default())
 }
 
-/// Forgets those who caused nothing within the last minute. Rows that are in use are left: whoever uses them has locks of its
+/// Forgets users who caused nothing within the last day, and webhooks that got nothing within the last minute. Rows that are in use are left: whoever uses them has locks of its
 /// own to wait for.
 pub(crate) async fn forget_manual_attempts(
     connection: &mut AsyncPgConnection,
@@ -80,7 +90,9 @@ pub(crate) async fn forget_manual_attempts(
 ) -> Result<(), StoreError> {
     sql_query(
         "DELETE FROM manual_attempts WHERE subject IN (
-            SELECT subject FROM manual_attempts WHERE at[cardinality(at)] < $1 - interval '1 minute'
+            SELECT subject FROM manual_attempts
+             WHERE at[cardinality(at)] < $1 - CASE WHEN starts_with(subject, 'user ') THEN interval '24 hours'
+                                                   ELSE interval '1 minute' END
                FOR UPDATE SKIP LOCKED)",
     )
     .bind::<Timestamptz, _>(now)
@@ -98,8 +110,12 @@ mod tests {
         let start = Timestamp::from_timestamp(1_800_000_000, 0).unwrap();
         let at: Vec<_> = [0, 10, 20, 30].map(|seconds| start + Duration::from_secs(seconds)).into();
         let now = at[3];
-        assert_eq!(wait(&at, 4, now), None);
-        assert_eq!(wait(&at, 3, now), Some(Duration::from_secs(30)), "the first is over at 60");
-        assert_eq!(wait(&at, 1, now), Some(Duration::from_secs(50)), "after a limit was lowered");
+        assert_eq!(wait(&at, 4, MINUTE, now), None);
+        assert_eq!(wait(&at, 3, MINUTE, now), Some(Duration::from_secs(30)), "the first is over at 60");
+        assert_eq!(wait(&at, 1, MINUTE, now), Some(Duration::from_secs(50)), "after a limit was lowered");
+        let later = start + Duration::from_secs(75);
+        assert_eq!(wait(&at, 2, MINUTE, later), None, "two of the four are over");
+        assert_eq!(wait(&at, 1, MINUTE, later), Some(Duration::from_secs(5)));
+        assert_eq!(wait(&at, 3, DAY, later), Some(DAY - Duration::from_secs(75)));
     }
 }

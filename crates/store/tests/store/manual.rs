@@ -9,7 +9,9 @@ use testkit::TestDatabase;
 
 use crate::support::{delivery, event, given_webhook, now, store_of, user};
 
-const LIMITS: ManualLimits = ManualLimits { per_webhook: 5, per_user: 8 };
+const LIMITS: ManualLimits = ManualLimits { per_webhook: 5, per_user: 8, per_user_day: 20 };
+
+const MINUTES: Duration = Duration::from_secs(120);
 
 async fn send(store: &Store, webhook: WebhookId, at: Timestamp) -> Result<(), TestDeliveryError> {
     let sample = event(None, now());
@@ -89,7 +91,31 @@ async fn making_webhooks_anew_gets_a_user_no_more() {
 }
 
 #[tokio::test]
-async fn maintenance_forgets_who_caused_nothing_for_a_minute() {
+async fn a_user_gets_so_many_in_any_day_and_maintenance_does_not_forget_that() {
+    let database = TestDatabase::create().await;
+    let store = store_of(&database);
+    let start = now();
+    let hour = |hours: u64| start + Duration::from_hours(hours);
+    // Patient, and each to a webhook that is made anew.
+    for hours in 0..20 {
+        let webhook = given_webhook(&store, "alice", &[BookingCreated]).await.id;
+        send(&store, webhook, hour(hours)).await.unwrap();
+        store.delete_webhook(&user("alice"), webhook).await.unwrap();
+        store.maintain(hour(hours) + MINUTES, 30).await.unwrap();
+    }
+    let webhook = given_webhook(&store, "alice", &[BookingCreated]).await.id;
+    assert_eq!(wait(&store, webhook, hour(20)).await, Duration::from_hours(4));
+    send(&store, webhook, hour(24)).await.unwrap();
+    assert_eq!(wait(&store, webhook, hour(24)).await, Duration::from_hours(1));
+
+    // Nothing of the last day is left.
+    store.maintain(hour(49), 30).await.unwrap();
+    let left = "SELECT count(*) FROM manual_attempts";
+    assert_eq!(database.connect().await.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+#[tokio::test]
+async fn maintenance_forgets_which_webhook_got_nothing_for_a_minute() {
     let database = TestDatabase::create().await;
     let store = store_of(&database);
     let client = database.connect().await;

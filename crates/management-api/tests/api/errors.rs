@@ -145,7 +145,10 @@ async fn wrong_paths_and_methods_are_told_as_problems() {
     for path in ["/api/webhooks", &path, &format!("{path}/deliveries"), "/api/event-types"] {
         let head = api.raw(Method::HEAD, path, None, Bytes::new()).await.expect(200);
         assert!(head.body.is_empty(), "{path}");
-        assert!(head.header("content-length").is_some_and(|length| length != "0"), "{path}");
+        // A page of deliveries is written while it is sent: nobody knows its length before.
+        let has_length = head.header("content-length").is_some_and(|length| length != "0");
+        assert_eq!(has_length, !path.ends_with("/deliveries"), "{path}: {head:?}");
+        api.get("/api/webhooks").await.expect(200);
     }
 }
 

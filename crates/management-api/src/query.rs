@@ -20,6 +20,12 @@ const DEFAULT_PAGE_SIZE: u32 = 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PageQuery(pub(crate) Page);
 
+/// How many items stand before the page that a query asks for; none if it is not valid, for then nothing is read.
+pub(crate) fn items_before(query: &str) -> u32 {
+    PageQuery::parse(query)
+        .map_or(0, |PageQuery(page)| page.number.saturating_sub(1).saturating_mul(page.size))
+}
+
 /// `page`, `pageSize`, `status` and `event`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DeliveriesQuery {
@@ -130,6 +136,14 @@ mod tests {
             "page=1&page=2",
         ] {
             assert!(page(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_a_page_passes_over_is_known() {
+        let cases = [("", 0), ("page=2", 20), ("page=1000&pageSize=100&status=x", 99_900), ("page=1001", 0)];
+        for (query, before) in cases {
+            assert_eq!(items_before(query), before, "{query}");
         }
     }
 

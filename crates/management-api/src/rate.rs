@@ -25,6 +25,7 @@ use tracing::warn;
 use crate::api::Api;
 use crate::auth::Caller;
 use crate::problem::Problem;
+use crate::query::items_before;
 use crate::texts::Reason;
 
 /// draft-ietf-httpapi-ratelimit-headers-10.
@@ -36,6 +37,9 @@ const TURN: Duration = Duration::from_secs(1);
 
 /// What reading costs a user.
 const READ: u32 = 1;
+
+/// So many deliveries before a page cost as much as reading: the database passes over each of them.
+const ITEMS_PASSED_OVER: u32 = 1000;
 
 /// What changing something costs a user.
 const WRITE: u32 = 2;
@@ -174,7 +178,8 @@ pub(crate) async fn limit_user(
             Ok(turn) => turn,
             Err(problem) => return Ok(request.error_response(problem)),
         };
-        let told = Told::of("user", &api.rates.users, &user, cost(&request));
+        let told =
+            Told::of("user", &api.rates.users, &user, cost(&request).min(api.rates.users.rate().burst));
         if let Some(problem) = Counted::note(&request, told) {
             return Ok(request.error_response(problem));
         }
@@ -184,8 +189,12 @@ pub(crate) async fn limit_user(
     Ok(next.call(request).await?.map_into_boxed_body())
 }
 
+/// What a request costs its user.
 fn cost(request: &ServiceRequest) -> u32 {
     match *request.method() {
+        Method::GET | Method::HEAD if request.path().ends_with("/deliveries") => {
+            READ + items_before(request.query_string()) / ITEMS_PASSED_OVER
+        }
         Method::GET | Method::HEAD | Method::OPTIONS => READ,
         Method::POST if request.path().ends_with("/test") => TEST_EVENT,
         _ => WRITE,

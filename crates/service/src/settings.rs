@@ -119,7 +119,7 @@ settings! {
         max_connections: u32 = 1024,
         /// Connections at once of one IPv4 address or IPv6 /64; trusted proxies may have any number.
         connections_per_address: u32 = 256,
-        /// Requests a second of one user, per replica. Reading counts 1, changing 2, a test event 5.
+        /// Requests a second of one user, per replica. Reading counts 1, a deep page of deliveries more, changing 2, a test event 5.
         user_rate: u32 = 20,
         /// Requests at once of a user who sent none for a while.
         user_burst: u32 = 400,

@@ -78,6 +78,23 @@ async fn changing_counts_more_than_reading_and_a_test_event_most() {
 }
 
 #[tokio::test]
+async fn a_deep_page_counts_as_many_as_it_passes_over_and_others_are_served() {
+    let builder = builder().env("LOK__API__USER_RATE", "1").env("LOK__API__USER_BURST", "250");
+    let stack = builder.start().await;
+    let api = stack.api("user_1");
+    let (path, _) = given(&api).await;
+    let deep = format!("{path}/deliveries?page=1000&pageSize=100");
+    for _ in 0..2 {
+        api.get(&deep).await.expect(200);
+    }
+    let refused = api.get(&deep).await;
+    assert!(retry_after(&refused) >= 30, "{refused:?}");
+    assert_eq!(problem(refused, 429), "rate_limited");
+    api.get(&format!("{path}/deliveries?page=10&pageSize=100")).await.expect(200);
+    stack.api("user_2").get("/api/webhooks").await.expect(200);
+}
+
+#[tokio::test]
 async fn who_guesses_tokens_is_refused_and_nobody_else_at_that_address() {
     let stack = strict().await;
     let guessing = stack.anonymous_api().bearer("a.b.c");

@@ -270,7 +270,10 @@ impl Stages<'_> {
 
 fn address_policy(settings: &Settings) -> AddressPolicy {
     let egress = &settings.egress;
-    AddressPolicy::with_exceptions(egress.allowed_networks.0.clone()).without(egress.blocked_networks.0.clone())
+    AddressPolicy::with_exceptions(egress.allowed_networks.0.clone())
+        .without(egress.blocked_networks.0.clone())
+        .with_ports(egress.allowed_ports.0.clone())
+        .with_names(egress.allowed_names.0.clone())
 }
 
 /// The rules that webhooks' URLs are checked by when they are created, checked again: the configuration may have

@@ -48,6 +48,8 @@ pub struct BlockedPort(pub u16);
 pub struct AddressPolicy {
     allowed: Vec<IpNet>,
     refused: Vec<IpNet>,
+    ports: Vec<u16>,
+    names: Vec<String>,
 }
 
 impl AddressPolicy {
@@ -57,13 +59,26 @@ impl AddressPolicy {
     /// tunnelled by. One that covers such forms (NAT64's `64:ff9b::/96`) opens those whose IPv4 address is open
     /// too. An exception of everything (`0.0.0.0/0`) is one: it opens every IPv4 address.
     pub fn with_exceptions(allowed: Vec<IpNet>) -> Self {
-        Self { allowed: allowed.into_iter().map(canonical).collect(), refused: Vec::new() }
+        Self { allowed: allowed.into_iter().map(canonical).collect(), ..Self::default() }
     }
 
     /// The same without these networks, whether public or excepted.
     #[must_use]
     pub fn without(self, refused: Vec<IpNet>) -> Self {
         Self { refused: refused.into_iter().map(canonical).collect(), ..self }
+    }
+
+    /// The same with these ports, on every address, though they are not for web servers.
+    #[must_use]
+    pub fn with_ports(self, ports: Vec<u16>) -> Self {
+        Self { ports, ..self }
+    }
+
+    /// The same with these names and those below them, though they are none of the public DNS. What they lead to is
+    /// checked like any address.
+    #[must_use]
+    pub fn with_names(self, names: Vec<String>) -> Self {
+        Self { names: names.into_iter().map(|name| name.to_ascii_lowercase()).collect(), ..self }
     }
 
     /// Whether requests may go to an address.
@@ -80,11 +95,16 @@ impl AddressPolicy {
     }
 
     /// Whether requests to an allowed address may go to a port of it. In excepted networks they may go to every port.
-    fn check_port(&self, address: IpAddr, port: u16) -> Result<(), BlockedPort> {
-        if is_bad(port) && !self.is_excepted(address.to_canonical()) {
+    pub fn check_port(&self, address: IpAddr, port: u16) -> Result<(), BlockedPort> {
+        if self.is_bad(port) && !self.is_excepted(address.to_canonical()) {
             return Err(BlockedPort(port));
         }
         Ok(())
+    }
+
+    /// Whether a port is one that no web server has.
+    fn is_bad(&self, port: u16) -> bool {
+        BAD_PORTS.binary_search(&port).is_ok() && !self.ports.contains(&port)
     }
 
     fn is_excepted(&self, address: IpAddr) -> bool {
@@ -95,11 +115,6 @@ impl AddressPolicy {
         self.allowed.iter().any(|network| network.contains(&address))
             && inner.into_iter().all(|inner| self.check(IpAddr::V4(inner)).is_ok())
     }
-}
-
-/// Whether a port is one that no web server has.
-fn is_bad(port: u16) -> bool {
-    BAD_PORTS.binary_search(&port).is_ok()
 }
 
 /// A network of IPv4-mapped addresses is one of IPv4 addresses.

@@ -114,7 +114,10 @@ impl Connector {
         let mut destinations = Vec::with_capacity(found.len());
         for address in found {
             match self.addresses.check(address) {
-                Ok(()) => destinations.push(SocketAddr::new(address, port)),
+                Ok(()) => match self.addresses.check_port(address, port) {
+                    Ok(()) => destinations.push(SocketAddr::new(address, port)),
+                    Err(blocked) => refused = Some(AttemptError::Url(blocked.to_string())),
+                },
                 Err(blocked) => refused = Some(AttemptError::Blocked(blocked)),
             }
         }

@@ -113,7 +113,9 @@ fn api(settings: &Settings, verifier: Verifier, store: Store, broker: &Broker, c
         urls: UrlPolicy {
             schemes: if egress.allow_http { Schemes::HttpToo } else { Schemes::HttpsOnly },
             addresses: AddressPolicy::with_exceptions(egress.allowed_networks.0.clone())
-                .without(egress.blocked_networks.0.clone()),
+                .without(egress.blocked_networks.0.clone())
+                .with_ports(egress.allowed_ports.0.clone())
+                .with_names(egress.allowed_names.0.clone()),
         },
         limits: Limits {
             webhooks_per_user: limits.webhooks_per_user,

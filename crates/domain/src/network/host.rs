@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{AddressPolicy, BlockedAddress, BlockedPort, is_bad};
+use super::{AddressPolicy, BlockedAddress, BlockedPort};
 
 /// Names that are none of the public DNS, with every name below them: what they lead to, if to anything, lies in
 /// somebody's own network. `.example` is none of them: software is to treat it like any other (RFC 6761 §6.5), and it
@@ -59,7 +59,8 @@ pub enum HostError {
 }
 
 impl AddressPolicy {
-    /// Reads a URL's host and checks what can be told from it; a name's addresses are still to be checked. `localhost`
+    /// Reads a URL's host and checks what can be told from it; a name's addresses are still to be checked, with the port
+    /// if there are exceptions: only they may have ports of other protocols. `localhost`
     /// and the names below it are accepted where loopback addresses are excepted.
     ///
     /// The spelling is the WHATWG URL standard's, which covers what `getaddrinfo` takes for an address too: decimal,
@@ -85,11 +86,12 @@ impl AddressPolicy {
         let is_below = |parent: &str| {
             name.strip_suffix(parent).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
-        let is_ours = is_below("localhost") && self.check(IpAddr::V4(Ipv4Addr::LOCALHOST)).is_ok();
+        let is_ours = is_below("localhost") && self.check(IpAddr::V4(Ipv4Addr::LOCALHOST)).is_ok()
+            || self.names.iter().any(|parent| is_below(parent));
         if !is_dns_name(name) || !is_ours && (!name.contains('.') || NOT_PUBLIC.into_iter().any(is_below)) {
             return Err(HostError::NotPublic(name.to_owned()));
         }
-        if is_bad(port) && !is_ours {
+        if self.is_bad(port) && self.allowed.is_empty() {
             return Err(HostError::Port(BlockedPort(port)));
         }
         Ok(Host::Name(name.to_owned()))

@@ -250,13 +250,37 @@ fn ports_of_other_protocols_are_refused_save_in_excepted_networks() {
     for port in [0, 22, 25, 53, 110, 143, 465, 587, 6000, 6667, 10_080] {
         assert_eq!(policy.check_port(public, port), Err(BlockedPort(port)));
         assert_eq!(policy.check_port(excepted, port), Ok(()));
-        assert!(matches!(policy.check_host("example.com", port), Err(HostError::Port(_))), "{port}");
+        let closed = AddressPolicy::default();
+        assert!(matches!(closed.check_host("example.com", port), Err(HostError::Port(_))), "{port}");
+        assert!(policy.check_host("example.com", port).is_ok(), "it may lead to an excepted network: {port}");
         assert!(matches!(policy.check_host("1.1.1.1", port), Err(HostError::Port(_))), "{port}");
         assert!(policy.check_host("localhost", port).is_ok(), "{port}");
     }
     for port in [80, 443, 3000, 5000, 8000, 8080, 8443, 9000, 49_152, u16::MAX] {
         assert_eq!(policy.check_port(public, port), Ok(()));
     }
+}
+
+#[test]
+fn a_port_that_the_configuration_opens_is_open_and_no_other() {
+    let policy = AddressPolicy::default().with_ports(vec![25]);
+    for host in ["1.1.1.1", "example.com"] {
+        assert!(policy.check_host(host, 25).is_ok(), "{host}");
+        assert!(matches!(policy.check_host(host, 465), Err(HostError::Port(_))), "{host}");
+    }
+}
+
+#[test]
+fn a_name_that_the_configuration_opens_is_open_with_those_below_and_no_other() {
+    let policy = AddressPolicy::default().with_names(vec!["Hooks.internal".to_owned(), "intra".to_owned()]);
+    for name in ["hooks.internal", "a.hooks.internal", "intra", "a.b.intra"] {
+        assert_eq!(policy.check_host(name, 443), Ok(Host::Name(name.to_owned())));
+        assert!(AddressPolicy::default().check_host("intra", 443).is_err());
+    }
+    for name in ["internal", "xhooks.internal", "db.internal", "local", "other"] {
+        assert!(matches!(policy.check_host(name, 443), Err(HostError::NotPublic(_))), "{name}");
+    }
+    assert!(policy.check(IpAddr::from([10, 0, 0, 1])).is_err(), "names open no addresses");
 }
 
 #[test]

@@ -116,6 +116,21 @@ async fn of_a_names_addresses_only_the_allowed_ones_are_connected_to() {
 }
 
 #[tokio::test]
+async fn a_port_of_another_protocol_is_judged_where_the_name_leads() {
+    let server = NameServer::start().await;
+    server
+        .say("public.example.com", [addresses(["1.1.1.1"], 60)])
+        .say("excepted.example.com", [addresses([GOOD], 60)]);
+    let client = client(&server);
+    let attempt = post(&client, "public.example.com", 25).await;
+    let Outcome::Failed(AttemptError::Url(reason)) = &attempt.outcome else { panic!("{attempt:?}") };
+    assert_eq!(reason, "port 25 is not for web servers");
+    // Nobody listens there, but it was asked.
+    let attempt = post(&client, "excepted.example.com", 25).await;
+    assert!(matches!(attempt.outcome, Outcome::Failed(AttemptError::Connect(_))), "{attempt:?}");
+}
+
+#[tokio::test]
 async fn a_name_that_leads_inside_after_it_was_looked_at_is_caught() {
     let listener = Listener::start([GOOD, INTERNAL]).await;
     let server = NameServer::start().await;

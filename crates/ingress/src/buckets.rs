@@ -48,8 +48,8 @@ pub struct Standing {
 ///
 /// **Memory is bounded, and that cannot be used to get a new bucket.** Only full buckets are forgotten, which is the same as
 /// remembering them. When there is no room, newcomers share a few buckets, chosen by a hash that nobody outside can
-/// foresee. To fill the memory, `remembered` keys have to be kept from being full: that takes `remembered` × the rate of
-/// tokens a second, two million with the defaults.
+/// foresee. To fill the memory until the next look for what may be forgotten takes one token of each of `remembered` keys; to
+/// keep it full, they have to be kept from being full: `remembered` × the rate of tokens a second.
 #[derive(Debug)]
 pub struct Buckets {
     rate: Rate,

@@ -1,14 +1,18 @@
 //! The schema's versions.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use diesel::migration::{Migration, MigrationSource as _, MigrationVersion};
+use diesel::migration::{Migration, MigrationSource as _};
 use diesel::pg::Pg;
 use diesel::sql_types::Text;
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncMigrationHarness, RunQueryDsl as _};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use domain::Timestamp;
+use tokio::runtime::Handle;
+use tokio::time::sleep;
+use tracing::info;
 
 use crate::error::{SchemaMismatch, StoreError};
 use crate::pool::Store;
@@ -17,6 +21,12 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
 /// The advisory lock that lets one migration run at a time.
 const MIGRATION_LOCK: i64 = 0x6c6f_6b72_6f6f_6d01;
+
+/// How often a migration tries to get its locks, [`PAUSE`] after each that it does not get within 2 seconds.
+const TRIES: u32 = 60;
+
+/// Between two tries everybody who had to wait behind one gets through.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Days of partitions that exist ahead of the present.
 pub(crate) const DAYS_AHEAD: u32 = 7;
@@ -29,7 +39,8 @@ struct Version {
 
 impl Store {
     /// Brings the schema to this program's version and makes the partitions of the next days. Returns what was
-    /// applied. Runs at the same time wait for each other.
+    /// applied. Runs at the same time wait for each other. Services that are at work wait for at most 2 seconds at a time, for
+    /// whoever waits for a lock on a table holds up everybody who comes after.
     pub async fn migrate(&self, now: Timestamp) -> Result<Vec<String>, StoreError> {
         let unavailable =
             |error: diesel::ConnectionError| StoreError::Unavailable { reason: error.to_string() };
@@ -41,10 +52,25 @@ impl Store {
             .bind::<diesel::sql_types::BigInt, _>(MIGRATION_LOCK)
             .execute(&mut connection)
             .await?;
+        sql_query("SET lock_timeout = '2s'").execute(&mut connection).await?;
+        let runtime = Handle::current();
         let migrating = tokio::task::spawn_blocking(move || {
             let mut harness = AsyncMigrationHarness::new(connection);
-            let applied = harness.run_pending_migrations(MIGRATIONS)?;
-            Ok(applied.iter().map(MigrationVersion::to_string).collect())
+            let mut applied = Vec::new();
+            for migration in harness.pending_migrations(MIGRATIONS)? {
+                let mut tries = 1;
+                while let Err(error) = harness.run_migration(&migration) {
+                    // PostgreSQL's code does not get here. In another language than English nothing is tried again.
+                    if tries == TRIES || !error.to_string().contains("lock timeout") {
+                        return Err(error);
+                    }
+                    info!(migration = %migration.name(), tries, "a table is in use; trying again");
+                    tries += 1;
+                    runtime.block_on(sleep(PAUSE));
+                }
+                applied.push(migration.name().version().to_string());
+            }
+            Ok(applied)
         });
         let applied =
             migrating.await.map_err(|error| StoreError::Unavailable { reason: error.to_string() })?;

@@ -1,5 +1,3 @@
-DROP INDEX webhooks_previous_secret;
-
 DROP TRIGGER webhooks_notify ON webhooks;
 CREATE TRIGGER webhooks_notify AFTER INSERT OR UPDATE OR DELETE ON webhooks
     FOR EACH ROW EXECUTE FUNCTION webhooks_notify();

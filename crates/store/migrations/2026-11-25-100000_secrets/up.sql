@@ -9,6 +9,3 @@ DROP TRIGGER webhooks_notify ON webhooks;
 CREATE TRIGGER webhooks_notify AFTER INSERT OR UPDATE OR DELETE ON webhooks
     FOR EACH ROW WHEN (current_setting('lokroom.same_secrets', true) IS DISTINCT FROM 'on')
     EXECUTE FUNCTION webhooks_notify();
-
--- Secrets that have had their time.
-CREATE INDEX webhooks_previous_secret ON webhooks (previous_secret_until) WHERE previous_secret_until IS NOT NULL;

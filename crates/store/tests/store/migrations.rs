@@ -1,5 +1,5 @@
 use store::SchemaMismatch;
-use testkit::TestDatabase;
+use testkit::{DEADLINE, TestDatabase, eventually};
 
 use crate::support::{now, store_of};
 
@@ -11,6 +11,31 @@ async fn migrating_twice_applies_nothing_the_second_time() {
     assert!(!applied.is_empty());
     assert_eq!(store.migrate(now()).await.unwrap(), Vec::<String>::new());
     store.check_schema().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_waits_for_a_table_holds_up_nobody_for_long() {
+    let database = TestDatabase::create().await;
+    let (user, bystander) = (database.connect().await, database.connect().await);
+    // As if it had not run yet.
+    let undone = "DELETE FROM __diesel_schema_migrations WHERE version = '20261125100000'";
+    bystander.batch_execute(undone).await.unwrap();
+    user.batch_execute("BEGIN; LOCK TABLE webhooks IN ACCESS SHARE MODE").await.unwrap();
+
+    let store = store_of(&database);
+    let migrating = tokio::spawn(async move { store.migrate(now()).await });
+    let waiting = "SELECT FROM pg_locks WHERE relation = 'webhooks'::regclass AND NOT granted";
+    eventually("the migration waits", DEADLINE, async || {
+        (!bystander.query(waiting, &[]).await.unwrap().is_empty()).then_some(())
+    })
+    .await;
+    // Whoever comes behind it gets through, though the table stays in use.
+    let read = bystander.query("SELECT FROM webhooks", &[]);
+    tokio::time::timeout(DEADLINE, read).await.expect("in time").unwrap();
+    assert!(!migrating.is_finished());
+
+    user.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(migrating.await.unwrap().unwrap(), ["20261125100000"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

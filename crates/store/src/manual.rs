@@ -116,6 +116,6 @@ mod tests {
         let later = start + Duration::from_secs(75);
         assert_eq!(wait(&at, 2, MINUTE, later), None, "two of the four are over");
         assert_eq!(wait(&at, 1, MINUTE, later), Some(Duration::from_secs(5)));
-        assert_eq!(wait(&at, 3, DAY, later), Some(DAY - Duration::from_secs(75)));
+        assert_eq!(wait(&at, 3, DAY, later), Some(Duration::from_secs(24 * 3600 - 75)));
     }
 }

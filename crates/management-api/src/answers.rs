@@ -48,7 +48,7 @@ impl AnswerMemory {
     pub(crate) fn hold(
         &self,
         response: ServiceResponse<BoxBody>,
-        turn: Slot<UserId>,
+        turn: Option<Slot<UserId>>,
     ) -> ServiceResponse<BoxBody> {
         let bytes = match response.response().body().size() {
             BodySize::Sized(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
@@ -69,7 +69,7 @@ struct Held {
     body: BoxBody,
     rest: Bytes,
     _share: Option<Share>,
-    _turn: Slot<UserId>,
+    _turn: Option<Slot<UserId>>,
 }
 
 impl MessageBody for Held {
@@ -109,8 +109,7 @@ mod tests {
     #[actix_web::test]
     async fn an_answer_has_its_memory_until_it_is_taken() {
         let (memory, turns) = (AnswerMemory::new(100 * 1024), Slots::new(10));
-        let hold =
-            |bytes| memory.hold(response(bytes), turns.take(UserId::parse("user_1").unwrap()).unwrap());
+        let hold = |bytes| memory.hold(response(bytes), turns.take(UserId::parse("user_1").unwrap()));
         let first = hold(60 * 1024);
         assert_eq!(first.status(), 200);
         assert_eq!(hold(60 * 1024).status(), 503);
@@ -131,7 +130,7 @@ mod tests {
     async fn a_user_has_so_many_answers_until_they_are_taken() {
         let (memory, turns) = (AnswerMemory::new(1024), Slots::new(2));
         let turn = || turns.take(UserId::parse("user_1").unwrap());
-        let held = [turn().unwrap(), turn().unwrap()].map(|turn| memory.hold(response(10), turn));
+        let held = [turn().unwrap(), turn().unwrap()].map(|turn| memory.hold(response(10), Some(turn)));
         assert!(turn().is_none());
         drop(held);
         assert!(turn().is_some());

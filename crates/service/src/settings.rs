@@ -123,7 +123,7 @@ settings! {
         user_rate: u32 = 20,
         /// Requests at once of a user who sent none for a while.
         user_burst: u32 = 400,
-        /// Requests of a user at once, per replica, until their answers are taken.
+        /// Pages of webhooks and deliveries of a user at once, per replica, until they are taken.
         user_concurrency: u32 = 8,
         /// Requests a second of one IPv4 address or IPv6 /64, per replica.
         address_rate: u32 = 100,

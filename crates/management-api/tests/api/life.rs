@@ -27,7 +27,9 @@ fn environment(database: &TestDatabase) -> BTreeMap<String, String> {
 async fn what_is_not_configured_is_told_with_exit_code_2() {
     let nothing = Binary::new("management-api").output().await;
     assert_eq!(nothing.code, Some(2), "{}", nothing.stderr);
-    for key in ["database.url", "amqp.url", "secrets.keys", "auth.hs256_secret or auth.jwks_file or auth.jwks_url"] {
+    for key in
+        ["database.url", "amqp.url", "secrets.keys", "auth.hs256_secret or auth.jwks_file or auth.jwks_url"]
+    {
         assert!(nothing.stderr.contains(key), "{key} in {}", nothing.stderr);
     }
 }
@@ -53,7 +55,11 @@ async fn keys_that_cannot_be_used_are_refused() {
     for (name, value, told) in [
         ("LOK__AUTH__JWKS_FILE", "/nowhere/keys.json", "/nowhere/keys.json"),
         ("LOK__AUTH__JWKS_URL", "http://example.com/jwks", "auth.jwks_url must start with https://"),
-        ("LOK__AUTH__JWKS_URL", "https://user:hunter2@example.com/jwks", "auth.jwks_url must not have a user"),
+        (
+            "LOK__AUTH__JWKS_URL",
+            "https://user:hunter2@example.com/jwks",
+            "auth.jwks_url must not have a user",
+        ),
         ("LOK__AUTH__HS256_SECRET", "", "auth.hs256_secret has 0 bytes"),
         ("LOK__AUTH__HS256_SECRET", "hunter2", "auth.hs256_secret has 7 bytes"),
         ("LOK__SECRETS__KEYS", "k1:abc", "secrets.keys"),

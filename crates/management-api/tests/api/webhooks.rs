@@ -6,7 +6,7 @@ use domain::signature::WebhookSecret;
 use serde_json::{Value, json};
 use testkit::Stack;
 
-use crate::{api_alone, given, guides_webhook, members, problem, unlimited_api};
+use crate::{api_alone, given, guides_webhook, members, problem};
 
 #[tokio::test]
 async fn the_guides_calls_give_the_guides_answers() {
@@ -140,7 +140,7 @@ async fn someone_elses_webhook_is_as_absent_as_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_limit_is_exact_however_many_create_at_once() {
-    let stack = Arc::new(unlimited_api().await);
+    let stack = Arc::new(api_alone().await);
     let tasks: Vec<_> = (0..150)
         .map(|_| {
             let api = stack.api("user_1");

@@ -7,8 +7,8 @@ use store::{AttemptResult, TestDeliveryError, WebhookChanges};
 use testkit::TestDatabase;
 
 use crate::support::{
-    PLENTY, attempt, counts, delivery, event, event_id, given_deliveries, given_webhook, now, statistics, store_of,
-    user,
+    PLENTY, attempt, counts, delivery, event, event_id, given_deliveries, given_webhook, now, statistics,
+    store_of, user,
 };
 
 #[tokio::test]

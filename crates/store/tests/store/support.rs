@@ -21,7 +21,8 @@ pub(crate) fn now() -> Timestamp {
 }
 
 /// More attempts by hand than any test makes.
-pub(crate) const PLENTY: ManualLimits = ManualLimits { per_webhook: 1000, per_user: 1000, per_user_day: 1000 };
+pub(crate) const PLENTY: ManualLimits =
+    ManualLimits { per_webhook: 1000, per_user: 1000, per_user_day: 1000 };
 
 /// A store with as many connections as a service has.
 pub(crate) fn store_of(database: &TestDatabase) -> Store {

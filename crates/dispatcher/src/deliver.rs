@@ -403,9 +403,11 @@ impl DeliverStage {
     ) -> AttemptRecord {
         let (response_status, response_body) = match made.outcome {
             Outcome::Responded(response) => {
+                // What is not UTF-8 is written with more bytes than it had.
                 let body = String::from_utf8_lossy(&response.body);
+                let body = &body[..body.floor_char_boundary(response.body.len())];
                 // A receiver that sends its secret back must not have it kept in the clear.
-                (Some(response.status), Some(redactor.redact(&body).into_owned()))
+                (Some(response.status), Some(redactor.redact(body).into_owned()))
             }
             Outcome::Failed(_) => (None, None),
         };

@@ -34,10 +34,14 @@ impl AnswerMemory {
         Self { all, free: Arc::new(Semaphore::new(all)) }
     }
 
-    /// A part for an answer of this many bytes. One that is larger than all there is takes all.
-    pub(crate) fn take(&self, bytes: usize) -> Result<Share, Problem> {
+    /// A part for an answer of this many bytes; `None` for a small one, which needs none. One that is larger than all there
+    /// is takes all.
+    pub(crate) fn take(&self, bytes: usize) -> Result<Option<Share>, Problem> {
+        if bytes <= PART {
+            return Ok(None);
+        }
         let kib = u32::try_from(bytes.div_ceil(1024).min(self.all)).unwrap_or(u32::MAX);
-        self.free.clone().try_acquire_many_owned(kib).map(Share).map_err(|_| {
+        self.free.clone().try_acquire_many_owned(kib).map(|permit| Some(Share(permit))).map_err(|_| {
             counter!("http_requests_limited_total", "per" => "answer_memory").increment(1);
             Problem::unavailable()
         })
@@ -54,8 +58,7 @@ impl AnswerMemory {
             BodySize::Sized(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
             BodySize::None | BodySize::Stream => 0,
         };
-        let share = if bytes > PART { self.take(bytes).map(Some) } else { Ok(None) };
-        match share {
+        match self.take(bytes) {
             Ok(share) => response.map_body(|_, body| {
                 BoxBody::new(Held { body, rest: Bytes::new(), _share: share, _turn: turn })
             }),

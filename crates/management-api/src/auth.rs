@@ -42,9 +42,12 @@ pub(crate) async fn identify(
     Ok(next.call(request).await?.map_into_boxed_body())
 }
 
-/// Whether there is a token and it is known to be wrong.
+/// Whether there is a token and it may be a guess. One that has had its time was good: its owner has to be told, whatever
+/// others at the same address send.
 fn is_of_a_refused_token(reason: &Reason) -> bool {
-    !matches!(reason, Reason::TokenMissing | Reason::TokenKeysUnavailable | Reason::Internal)
+    let was_good = matches!(reason, Reason::TokenExpired | Reason::TokenNotYetValid);
+    let is_unknown = matches!(reason, Reason::TokenMissing | Reason::TokenKeysUnavailable | Reason::Internal);
+    !was_good && !is_unknown
 }
 
 impl FromRequest for Caller {

@@ -116,7 +116,7 @@ impl PageEnd {
 fn document(
     found: DeliveryPage,
     page: Page,
-    share: Share,
+    share: Option<Share>,
 ) -> impl Iterator<Item = serde_json::Result<Bytes>> {
     let end = PageEnd::new(&found, page);
     let deliveries = found.deliveries.into_iter().enumerate().map(|(index, delivery)| {

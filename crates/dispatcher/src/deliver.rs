@@ -207,8 +207,8 @@ impl DeliverStage {
                         if self.told.is_news(job.webhook.to_string()) {
                             error!(webhook.id = %job.webhook, %reason, "cannot sign for this webhook; its deliveries wait");
                         }
-                        let parked = self.park(&job, taken).await?;
-                        return Ok(Worked::Over(parked.unwrap_or_else(Confirmed::nothing_to_publish)));
+                        drop(turn);
+                        return Ok(Worked::Over(self.without_turn(job, taken).await?));
                     }
                     Err(NoTarget::Journal(error)) => return Err(error.into()),
                 }

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::ServiceResponse;
@@ -17,21 +18,31 @@ use crate::problem::Problem;
 /// The most that a connection is given at once. What it was given lies in its buffer, which nobody counts.
 const PART: usize = 16 * 1024;
 
+/// How long an answer may take to be taken whole, as a multiple of the time in which a client has to take what it was given.
+const PATIENCE: u32 = 4;
+
+/// A client takes its answer too slowly.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer was not taken within {0:?}")]
+struct TooSlow(Duration);
+
 /// The memory for answers. Nobody waits for it: whoever waits has an answer in memory already.
 pub(crate) struct AnswerMemory {
     /// In KiB: a semaphore counts to 2^29 or more.
     all: usize,
     free: Arc<Semaphore>,
+    /// How long one answer may hold its part.
+    longest: Duration,
 }
 
 /// A part of the memory. Free when it is dropped.
 pub(crate) struct Share(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
 
 impl AnswerMemory {
-    /// This many bytes for all answers together.
-    pub(crate) fn new(bytes: usize) -> Self {
+    /// This many bytes for all answers together. `write_timeout` is how long a client may take nothing.
+    pub(crate) fn new(bytes: usize, write_timeout: Duration) -> Self {
         let all = bytes.div_ceil(1024).clamp(1, Semaphore::MAX_PERMITS);
-        Self { all, free: Arc::new(Semaphore::new(all)) }
+        Self { all, free: Arc::new(Semaphore::new(all)), longest: write_timeout.saturating_mul(PATIENCE) }
     }
 
     /// A part for an answer of this many bytes; `None` for a small one, which needs none. One that is larger than all there
@@ -60,7 +71,8 @@ impl AnswerMemory {
         };
         match self.take(bytes) {
             Ok(share) => response.map_body(|_, body| {
-                BoxBody::new(Held { body, rest: Bytes::new(), _share: share, _turn: turn })
+                let (rest, began) = (Bytes::new(), Instant::now());
+                BoxBody::new(Held { body, rest, began, longest: self.longest, _share: share, _turn: turn })
             }),
             Err(problem) => response.error_response(problem),
         }
@@ -71,6 +83,8 @@ impl AnswerMemory {
 struct Held {
     body: BoxBody,
     rest: Bytes,
+    began: Instant,
+    longest: Duration,
     _share: Option<Share>,
     _turn: Option<Slot<UserId>>,
 }
@@ -84,6 +98,10 @@ impl MessageBody for Held {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         let this = self.get_mut();
+        // Who takes nothing is seen to by the connection; this is for those who take a little again and again.
+        if this.began.elapsed() > this.longest {
+            return Poll::Ready(Some(Err(TooSlow(this.longest).into())));
+        }
         if this.rest.is_empty() {
             match ready!(Pin::new(&mut this.body).poll_next(cx)) {
                 Some(Ok(bytes)) => this.rest = bytes,
@@ -105,13 +123,15 @@ mod tests {
 
     use super::*;
 
+    const PATIENT: Duration = Duration::from_secs(15);
+
     fn response(bytes: usize) -> ServiceResponse<BoxBody> {
         TestRequest::default().to_srv_response(HttpResponse::Ok().body(vec![b'x'; bytes]))
     }
 
     #[actix_web::test]
     async fn an_answer_has_its_memory_until_it_is_taken() {
-        let (memory, turns) = (AnswerMemory::new(100 * 1024), Slots::new(10));
+        let (memory, turns) = (AnswerMemory::new(100 * 1024, PATIENT), Slots::new(10));
         let hold = |bytes| memory.hold(response(bytes), turns.take(UserId::parse("user_1").unwrap()));
         let first = hold(60 * 1024);
         assert_eq!(first.status(), 200);
@@ -130,8 +150,21 @@ mod tests {
     }
 
     #[actix_web::test]
+    async fn an_answer_that_is_taken_little_by_little_ends_in_time() {
+        let memory = AnswerMemory::new(1024 * 1024, Duration::from_millis(10));
+        let mut body = Box::pin(memory.hold(response(10 * PART), None).into_body());
+        let began = Instant::now();
+        let mut taken = 0;
+        while let Some(Ok(part)) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
+            taken += part.len();
+            actix_web::rt::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(taken < 10 * PART, "all of it was taken in {:?}", began.elapsed());
+    }
+
+    #[actix_web::test]
     async fn a_user_has_so_many_answers_until_they_are_taken() {
-        let (memory, turns) = (AnswerMemory::new(1024), Slots::new(2));
+        let (memory, turns) = (AnswerMemory::new(1024, PATIENT), Slots::new(2));
         let turn = || turns.take(UserId::parse("user_1").unwrap());
         let held = [turn().unwrap(), turn().unwrap()].map(|turn| memory.hold(response(10), Some(turn)));
         assert!(turn().is_none());

@@ -127,7 +127,7 @@ fn api(settings: &Settings, verifier: Verifier, store: Store, broker: &Broker, c
             per_user_day: limits.test_events_per_user_day,
         },
         idempotency_keys_per_user: limits.idempotency_keys_per_user,
-        answers: AnswerMemory::new(settings.api.answer_memory.0),
+        answers: AnswerMemory::new(settings.api.answer_memory.0, settings.api.write_timeout.0),
         rates: Rates::new(&settings.api, Instant::now()),
         http: settings.api.clone(),
         clock,

@@ -109,7 +109,7 @@ settings! {
         request_timeout: Span = Span::secs(15),
         /// Longest time from a request's head to its answer; then it is answered 503.
         answer_timeout: Span = Span::secs(60),
-        /// Longest time that a client takes to read its answer; then its connection is closed.
+        /// Longest time that a client takes nothing of its answer; four times as long for all of it. Then its connection is closed.
         write_timeout: Span = Span::secs(15),
         /// Memory for answers that are larger than 16 KiB and not taken yet; what does not fit is answered 503.
         answer_memory: Size = Size(32 * 1024 * 1024),

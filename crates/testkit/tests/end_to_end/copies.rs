@@ -83,6 +83,15 @@ async fn job_of_event(
     }
 }
 
+/// The event `copied`, whose first request is answered when the gate opens, and its job.
+async fn on_the_wire(stack: &Stack, receiver: &Receiver, webhook: &Webhook) -> (Gate, DeliveryJob) {
+    let gate = Gate::default();
+    receiver.answer(Reply::status(200).when_open(&gate));
+    stack.publish(&Event::example(BookingCreated).to("user_1").id("copied")).await;
+    receiver.until(1).await;
+    (gate, job_of(stack, webhook, 1, 0).await)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fan_out_that_stands_many_times_on_the_queue_of_two_dispatchers_is_one_delivery() {
     let mut stack = Stack::builder().dispatchers(2).start().await;
@@ -133,11 +142,7 @@ async fn copies_of_a_job_at_two_dispatchers_are_one_success_in_the_history() {
     let receiver = Receiver::start().await;
     let webhook = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
     // Both dispatchers hold copies while the first is on the wire.
-    let gate = Gate::default();
-    receiver.answer(Reply::status(200).when_open(&gate));
-    stack.publish(&Event::example(BookingCreated).to("user_1").id("copied")).await;
-    receiver.until(1).await;
-    let job = job_of(&stack, &webhook, 1, 0).await;
+    let (gate, job) = on_the_wire(&stack, &receiver, &webhook).await;
     publish_copies(&stack, &stack.queues().names().deliver_queue(), job.encode(), COPIES).await;
     queue_is_empty(&stack, &stack.queues().names().deliver_queue()).await;
     gate.open();
@@ -153,11 +158,7 @@ async fn a_job_that_was_published_again_waits_for_the_first_to_be_over() {
     let stack = Stack::builder().dispatchers(2).start().await;
     let receiver = Receiver::start().await;
     let webhook = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
-    let gate = Gate::default();
-    receiver.answer(Reply::status(200).when_open(&gate));
-    stack.publish(&Event::example(BookingCreated).to("user_1").id("copied")).await;
-    receiver.until(1).await;
-    let job = job_of(&stack, &webhook, 1, 0).await;
+    let (gate, job) = on_the_wire(&stack, &receiver, &webhook).await;
     let deliver_queue = stack.queues().names().deliver_queue();
     for _ in 0..COPIES {
         let copy = Message::to_queue(&deliver_queue, job.encode()).content_type(PROTOBUF);
@@ -181,11 +182,7 @@ async fn a_job_that_was_published_again_is_made_if_the_first_was_lost() {
     let mut stack = Stack::builder().start().await;
     let receiver = Receiver::start().await;
     let webhook = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
-    let gate = Gate::default();
-    receiver.answer(Reply::status(200).when_open(&gate));
-    stack.publish(&Event::example(BookingCreated).to("user_1").id("copied")).await;
-    receiver.until(1).await;
-    let job = job_of(&stack, &webhook, 1, 0).await;
+    let (gate, job) = on_the_wire(&stack, &receiver, &webhook).await;
     stack.dispatchers[0].kill9();
     gate.open();
     let deliver_queue = stack.queues().names().deliver_queue();

@@ -159,6 +159,8 @@ impl Acker {
 #[must_use = "messages that are never acknowledged come back"]
 pub struct Batch {
     messages: Vec<Received>,
+    /// Of the first message; those of the others follow on it.
+    first_tag: u64,
     last: Acker,
 }
 
@@ -172,6 +174,13 @@ impl Batch {
     /// worked off one after another.
     pub fn ack(self, _proof: Confirmed) {
         let _ = self.last.answers.send(Answer::Ack { tag: self.last.tag, multiple: true });
+    }
+
+    /// Acknowledges the messages of this batch and no others: for batches that end in any order.
+    pub fn ack_alone(self, _proof: Confirmed) {
+        for tag in self.first_tag..=self.last.tag {
+            let _ = self.last.answers.send(Answer::Ack { tag, multiple: false });
+        }
     }
 }
 
@@ -237,6 +246,7 @@ impl Consumer {
     pub async fn next_batch(&mut self, max_messages: usize, max_bytes: usize) -> Option<Batch> {
         let first = self.next().await?;
         let mut bytes = first.received.body.len();
+        let first_tag = first.acker.tag;
         let (mut messages, mut last) = (vec![first.received], first.acker);
         while messages.len() < max_messages
             && let Ok(delivery) = self.deliveries.try_recv()
@@ -251,7 +261,7 @@ impl Consumer {
             let before = std::mem::replace(&mut last, delivery.acker);
             last.place.merge(before.place);
         }
-        Some(Batch { messages, last })
+        Some(Batch { messages, first_tag, last })
     }
 
     /// Takes no more messages and gives back those not handed out yet. Acknowledgements of messages handed

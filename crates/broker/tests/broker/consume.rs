@@ -71,6 +71,33 @@ async fn batches_take_what_is_there_within_their_bounds_and_are_acknowledged_tog
 }
 
 #[tokio::test]
+async fn a_batch_that_is_acknowledged_alone_leaves_those_before_it_where_they_are() {
+    with_bench(async |bench| {
+        let broker = connect(work(&bench)).await;
+        publish(&broker, &bench, 0..9).await;
+        let mut consumer = consumer(&broker, &bench, "work", 9);
+        let mut batches = Vec::new();
+        let mut taken = 0;
+        while taken < 9 {
+            let batch = consumer.next_batch(3, 1000).await.unwrap();
+            taken += batch.messages().len();
+            batches.push(batch);
+        }
+        let later = batches.split_off(1);
+        let first = batches[0].messages().len();
+        for batch in later {
+            batch.ack_alone(Confirmed::nothing_to_publish());
+        }
+        drop((batches, consumer));
+        broker.close(DEADLINE).await;
+        let left: Vec<_> = bench.drain("work").await.iter().map(|left| number(&left.data)).collect();
+        assert_eq!(left.len(), first, "{left:?}");
+        assert_eq!(left[0], 0);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_message_given_back_is_delivered_again() {
     with_bench(async |bench| {
         let broker = connect(work(&bench)).await;

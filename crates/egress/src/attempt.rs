@@ -52,7 +52,7 @@ pub enum AttemptError {
     /// Which one is not said: the name may be one that only our own network's name servers know.
     #[error("blocked: the host leads to an address that is not public ({})", .0.range)]
     Blocked(BlockedAddress),
-    /// The URL may not be requested: the rules changed since it was given.
+    /// The URL may not be requested: the rules changed since it was given, or the operator's proxy has rules of its own.
     #[error("blocked: {0}")]
     Url(String),
     /// Nobody accepts connections.

@@ -121,16 +121,24 @@ impl Tunnels {
             Ok((stream, answer))
         };
         let failed = match opened.await {
-            Ok((_, Answer { status: 407 | 429, .. })) => "it does not let us in".to_owned(),
+            // RFC 9110 §15.5.8: who asks for credentials says which.
+            Ok((_, Answer { status: 407, asks_who_we_are: true, .. } | Answer { status: 429, .. })) => {
+                "it does not let us in".to_owned()
+            }
             // The proxy works. Whom it was to connect to does not answer, or it may not connect there.
             Ok((stream, answer)) => {
                 self.note_success();
                 return match answer {
-                    Answer { status: 200..300, is_all: true } => Ok(stream),
+                    Answer { status: 200..300, is_all: true, .. } => Ok(stream),
                     // Taken for the answer to the request, it would be one to whatever is requested.
-                    Answer { status: 200..300, is_all: false } => {
+                    Answer { status: 200..300, is_all: false, .. } => {
                         Err(AttemptError::Protocol("the receiver spoke before it was asked".to_owned()))
                     }
+                    // Squid and Envoy deny by 403, Smokescreen by a 407 that asks for nothing.
+                    Answer { status: status @ (403 | 407 | 451), .. } => Err(AttemptError::Url(format!(
+                        "the address may not be reached: the egress proxy refuses it (status {status})"
+                    ))),
+                    // 502, 503 and 504 too: common proxies answer each of them where a destination does not.
                     Answer { status, .. } => Err(AttemptError::Connect(format!(
                         "{address}: the egress proxy did not connect, status {status}"
                     ))),
@@ -210,7 +218,14 @@ impl Tunnels {
             match answer.parse(&head[..filled]) {
                 Ok(httparse::Status::Complete(length)) => {
                     return match answer.code {
-                        Some(status) => Ok(Answer { status, is_all: length == filled }),
+                        Some(status) => Ok(Answer {
+                            status,
+                            asks_who_we_are: answer
+                                .headers
+                                .iter()
+                                .any(|header| header.name.eq_ignore_ascii_case("proxy-authenticate")),
+                            is_all: length == filled,
+                        }),
                         None => failed("its answer has no status"),
                     };
                 }
@@ -227,6 +242,8 @@ impl Tunnels {
 /// What the proxy answered.
 struct Answer {
     status: u16,
+    /// It has a `Proxy-Authenticate`.
+    asks_who_we_are: bool,
     /// Nothing came behind it.
     is_all: bool,
 }

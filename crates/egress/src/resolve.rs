@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -210,10 +210,11 @@ impl Resolver {
             }
             NetError::Timeout => self.silent(name),
             // What is between us and the servers that we ask. Nothing that a name's own servers do can bring it about.
-            NetError::NoConnections => self.unasked("no connection to any of them"),
-            NetError::Io(error) if is_exhausted(&error) => {
-                self.without(AttemptError::Exhausted(error.to_string()), Duration::ZERO)
-            }
+            NetError::NoConnections => match exhaustion() {
+                Some(error) => self.exhausted(&error),
+                None => self.unasked("no connection to any of them"),
+            },
+            NetError::Io(error) if is_exhausted(&error) => self.exhausted(&error),
             NetError::Io(error) if is_unreachable(&error) => self.unasked(&error.to_string()),
             error => self.failed(format!("{name}: {error}")),
         }
@@ -237,6 +238,10 @@ impl Resolver {
 
     fn unasked(&self, reason: &str) -> Answer {
         self.without(AttemptError::NameServers(reason.to_owned()), FAILURE_TTL)
+    }
+
+    fn exhausted(&self, error: &io::Error) -> Answer {
+        self.without(AttemptError::Exhausted(error.to_string()), Duration::ZERO)
     }
 
     fn without(&self, error: AttemptError, ttl: Duration) -> Answer {
@@ -282,6 +287,12 @@ fn runtime() -> TokioRuntimeProvider {
 
 fn remembered(names: u64) -> Cache<String, Answer> {
     Cache::builder().max_capacity(names).expire_after(ForItsTtl).build()
+}
+
+/// Whether it is for want of files that there are no connections: the resolver keeps to itself why it could make none.
+fn exhaustion() -> Option<io::Error> {
+    let tried = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0));
+    tried.err().filter(is_exhausted)
 }
 
 fn is_unreachable(error: &io::Error) -> bool {

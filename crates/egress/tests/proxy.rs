@@ -169,7 +169,10 @@ async fn credentials_go_to_the_proxy_and_nowhere_else() {
 #[tokio::test]
 async fn what_the_proxy_does_wrong_is_not_laid_to_the_receiver() {
     for (answer, reason) in [
-        ("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "it does not let us in"),
+        (
+            "HTTP/1.1 407 Proxy Authentication Required\r\nproxy-Authenticate: Basic realm=\"out\"\r\n\r\n",
+            "it does not let us in",
+        ),
         ("HTTP/1.1 429 Too Many Requests\r\n\r\n", "it does not let us in"),
         ("", "it closed the connection"),
         ("HTTP/1.1 200", "it closed the connection"),
@@ -197,8 +200,9 @@ async fn what_the_proxy_does_wrong_is_not_laid_to_the_receiver() {
 #[tokio::test]
 async fn what_the_proxy_says_of_one_destination_is_a_failed_connection_to_it() {
     for (answer, status) in [
-        ("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", 403),
         ("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1/\r\n\r\n", 302),
+        ("HTTP/1.1 502 Bad Gateway\r\n\r\n", 502),
+        ("HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\r\n", 503),
         ("HTTP/1.1 504 Gateway Timeout\r\n\r\n", 504),
     ] {
         let proxy = TestProxy::start(Some(answer)).await;
@@ -206,6 +210,29 @@ async fn what_the_proxy_says_of_one_destination_is_a_failed_connection_to_it() {
         let reason = format!("127.0.0.1:9: the egress proxy did not connect, status {status}");
         assert_eq!(error, AttemptError::Connect(reason));
         assert!(!error.is_ours());
+    }
+}
+
+/// Were it put off, the delivery would be until its event is dropped, and the developer would read nothing of it.
+#[tokio::test]
+async fn a_proxy_that_denies_an_address_fails_the_attempt_and_the_developer_reads_why() {
+    for (answer, status) in [
+        ("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", 403),
+        // Smokescreen's.
+        (
+            "HTTP/1.1 407 Request rejected by proxy\r\ncontent-type: text/plain\r\n\
+             x-smokescreen-error: denied\r\ncontent-length: 0\r\n\r\n",
+            407,
+        ),
+        ("HTTP/1.1 451 Unavailable For Legal Reasons\r\n\r\n", 451),
+    ] {
+        let proxy = TestProxy::start(Some(answer)).await;
+        let error = error(post(&proxy.client(loopback()), "http://127.0.0.1:9/").await.outcome);
+        assert!(!error.is_ours(), "{error:?}");
+        assert_eq!(
+            error.to_string(),
+            format!("blocked: the address may not be reached: the egress proxy refuses it (status {status})")
+        );
     }
 }
 

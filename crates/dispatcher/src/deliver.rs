@@ -204,7 +204,7 @@ impl DeliverStage {
                     Err(NoTarget::Gone) => return self.abandon(&job, DELETED).await,
                     Err(NoTarget::Secret(reason)) => {
                         counter!("attempts_put_off_total", "why" => "secret").increment(1);
-                        if self.told.is_news(job.webhook.to_string()) {
+                        if self.told.is_news_about(job.webhook) {
                             error!(webhook.id = %job.webhook, %reason, "cannot sign for this webhook; its deliveries wait");
                         }
                         drop(turn);

@@ -7,10 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_http::body::{BoxBody, MessageBody};
+use actix_http::body::{BodySize, BoxBody, MessageBody};
 use actix_http::error::DispatchError;
 use actix_http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use actix_http::{HttpMessage as _, HttpService, Protocol, Request, Response};
+use actix_http::{ConnectionType, HttpMessage as _, HttpService, Protocol, Request, Response, Version};
 use actix_server::Server;
 use actix_service::{
     IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory, fn_service,
@@ -110,13 +110,13 @@ where
         });
         let application = map_config(application, |()| AppConfig::default());
         let application = apply_fn_factory(application, move |request: Request, application: &_| {
-            let served = Served::begin(&request);
+            let (served, version) = (Served::begin(&request), request.version());
             let answer = Service::call(application, request);
             async move {
                 let answered = timeout(answer_timeout, answer).await;
                 served.end();
                 match answered {
-                    Ok(answer) => answer.map(|answer| answer.into().map_into_boxed_body()),
+                    Ok(answer) => answer.map(|answer| framed(answer.into().map_into_boxed_body(), version)),
                     Err(_) => Ok(no_answer()),
                 }
             }
@@ -162,6 +162,16 @@ impl Served {
             progress.end(self.has_body);
         }
     }
+}
+
+/// A client that does not know chunks takes a body of unknown length until the connection ends (RFC 9112 §6.1 and §6.3).
+fn framed(mut answer: Response<BoxBody>, version: Version) -> Response<BoxBody> {
+    if version < Version::HTTP_11 && answer.body().size() == BodySize::Stream {
+        let head = answer.head_mut();
+        head.no_chunking(true);
+        head.set_connection_type(ConnectionType::Close);
+    }
+    answer
 }
 
 fn no_answer() -> Response<BoxBody> {

@@ -1,4 +1,4 @@
-//! How much somebody has of what there is a bound on: connections of an address, requests of a user.
+//! How much somebody has of what there is a bound on: connections of an address, requests and memory of a user.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,10 +12,11 @@ pub struct Slots<K: Eq + Hash> {
     taken: Mutex<HashMap<K, u32>>,
 }
 
-/// One place. Given back when it is dropped.
+/// Places that somebody has taken at once. Given back when it is dropped.
 #[derive(Debug)]
 pub struct Slot<K: Eq + Hash> {
     key: K,
+    count: u32,
     slots: Arc<Slots<K>>,
 }
 
@@ -27,13 +28,16 @@ impl<K: Eq + Hash + Clone> Slots<K> {
 
     /// One more place, if there is one.
     pub fn take(self: &Arc<Self>, key: K) -> Option<Slot<K>> {
+        self.take_many(key, 1)
+    }
+
+    /// So many more places at once, if there are as many; else none of them.
+    pub fn take_many(self: &Arc<Self>, key: K, count: u32) -> Option<Slot<K>> {
         let mut taken = self.lock();
-        let count = taken.get(&key).copied().unwrap_or_default();
-        if count >= self.most {
-            return None;
-        }
-        taken.insert(key.clone(), count + 1);
-        Some(Slot { key, slots: self.clone() })
+        let before = taken.get(&key).copied().unwrap_or_default();
+        let after = before.checked_add(count).filter(|after| *after <= self.most)?;
+        taken.insert(key.clone(), after);
+        Some(Slot { key, count, slots: self.clone() })
     }
 }
 
@@ -47,9 +51,9 @@ impl<K: Eq + Hash> Slots<K> {
 impl<K: Eq + Hash> Drop for Slot<K> {
     fn drop(&mut self) {
         let mut taken = self.slots.lock();
-        if let Some(count) = taken.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(left) = taken.get_mut(&self.key) {
+            *left -= self.count;
+            if *left == 0 {
                 taken.remove(&self.key);
             }
         }
@@ -70,6 +74,20 @@ mod tests {
         assert!(slots.take(other).is_some(), "others have their own");
         drop(first);
         assert!(slots.take(one).is_some());
+        drop(second);
+        assert!(slots.lock().is_empty());
+    }
+
+    #[test]
+    fn places_are_taken_and_given_back_together() {
+        let slots = Slots::new(10);
+        let first = slots.take_many("one", 7).unwrap();
+        assert!(slots.take_many("one", 4).is_none() && slots.take_many("one", u32::MAX).is_none());
+        let second = slots.take_many("one", 3).unwrap();
+        assert!(slots.take("one").is_none());
+        drop(first);
+        assert!(slots.take_many("one", 8).is_none());
+        drop(slots.take_many("one", 7).unwrap());
         drop(second);
         assert!(slots.lock().is_empty());
     }

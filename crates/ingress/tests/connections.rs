@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpResponse, web};
+use futures_util::stream::{self, Stream};
 use ingress::Bounds;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -33,6 +35,11 @@ fn bounds() -> Bounds {
     }
 }
 
+/// A body whose length nobody knows before.
+fn parts() -> impl Stream<Item = io::Result<web::Bytes>> {
+    stream::iter(["one ", "two ", "three"].map(|part| Ok(part.into())))
+}
+
 /// A server, stopped when the test is over.
 struct Server {
     address: SocketAddr,
@@ -46,6 +53,7 @@ impl Server {
                 .route("/", web::get().to(async || "hello"))
                 .route("/large", web::get().to(async || "x".repeat(LARGE)))
                 .route("/body", web::post().to(async |body: web::Bytes| body.len().to_string()))
+                .route("/parts", web::get().to(async || HttpResponse::Ok().streaming(parts())))
                 .route("/never", web::get().to(std::future::pending::<HttpResponse>))
         };
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -284,4 +292,30 @@ async fn requests_that_come_in_one_go_are_answered_in_their_order() {
     let answer = exchange(server.connect().await, format!("{}{last}", one.repeat(100)).as_bytes()).await;
     assert_eq!(answer.matches("HTTP/1.1 200").count(), 101);
     assert!(answer.ends_with("hello"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_know_chunks_reads_until_the_connection_ends() {
+    let server = Server::start(&bounds());
+    let ask = async |head: &str| {
+        let answer = exchange(server.connect().await, head.as_bytes()).await;
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a whole head");
+        (head.to_ascii_lowercase(), body.to_owned())
+    };
+    for head in [
+        "GET /parts HTTP/1.0\r\n\r\n",
+        "GET /parts HTTP/1.0\r\nconnection: keep-alive\r\n\r\n",
+        "GET /parts HTTP/1.0\r\nhost: x\r\nte: chunked\r\n\r\n",
+    ] {
+        let (head, body) = ask(head).await;
+        assert!(head.starts_with("http/1.0 200"), "{head}");
+        for field in ["transfer-encoding", "content-length", "keep-alive"] {
+            assert!(!head.contains(field), "{head}");
+        }
+        assert_eq!(body, "one two three");
+    }
+    let (head, body) = ask("GET /parts HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(head.contains("transfer-encoding: chunked") && body.ends_with("0\r\n\r\n"), "{head} {body}");
+    let (head, body) = ask("GET / HTTP/1.0\r\n\r\n").await;
+    assert!(head.contains("content-length: 5") && body == "hello", "{head} {body}");
 }

@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-pub use host::{Host, HostError};
+pub use host::{Host, HostError, InvalidName, OpenedName};
 
 /// Ports that no web server has, and that a request could do harm at: the Fetch Standard's *bad ports*, which browsers
 /// do not connect to either. They speak other protocols, some of which take what is sent to them as lines of commands
@@ -49,7 +49,7 @@ pub struct AddressPolicy {
     allowed: Vec<IpNet>,
     refused: Vec<IpNet>,
     ports: Vec<u16>,
-    names: Vec<String>,
+    names: Vec<OpenedName>,
 }
 
 impl AddressPolicy {
@@ -77,8 +77,8 @@ impl AddressPolicy {
     /// The same with these names and those below them, though they are none of the public DNS. What they lead to is
     /// checked like any address.
     #[must_use]
-    pub fn with_names(self, names: Vec<String>) -> Self {
-        Self { names: names.into_iter().map(|name| name.to_ascii_lowercase()).collect(), ..self }
+    pub fn with_names(self, names: Vec<OpenedName>) -> Self {
+        Self { names, ..self }
     }
 
     /// Whether requests may go to an address.

@@ -222,7 +222,7 @@ fn since(text: &str) -> Result<Since, &'static str> {
 }
 
 fn span(text: &str) -> Result<Span, &'static str> {
-    text.parse().map_err(|()| "expected a duration such as 30s, 15m or 1h")
+    text.parse().map_err(|_| "expected a duration such as 30s, 15m or 1h")
 }
 
 /// A token's lifetime: nobody can take a token back.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use domain::network::OpenedName;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -201,7 +202,7 @@ settings! {
         allowed_ports: List<u16> = List::default(),
         /// Names that are opened, with those below them, though they are none of the public DNS: hooks.internal. Their addresses need
         /// `allowed_networks`.
-        allowed_names: List<String> = List::default(),
+        allowed_names: List<OpenedName> = List::default(),
         /// Name servers to ask instead of the system's: `10.0.0.53:53,[fd00::53]:53`.
         name_servers: List<SocketAddr> = List::default(),
         /// Longest wait for a name's addresses; part of `connect_timeout`.

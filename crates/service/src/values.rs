@@ -43,9 +43,22 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
+/// A text is not a value of its kind: what is expected instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected {0}")]
+pub struct Expected(&'static str);
+
 /// A value that is written as text.
 macro_rules! text_value {
     ($name:ident, $expected:literal) => {
+        impl FromStr for $name {
+            type Err = Expected;
+
+            fn from_str(text: &str) -> Result<Self, Expected> {
+                Self::read(text).ok_or(Expected($expected))
+            }
+        }
+
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -55,7 +68,7 @@ macro_rules! text_value {
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = String::deserialize(deserializer)?;
-                text.parse().map_err(|()| de::Error::custom(concat!("expected ", $expected)))
+                text.parse().map_err(de::Error::custom)
             }
         }
     };
@@ -81,15 +94,13 @@ impl Span {
 
 const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
-impl FromStr for Span {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
+impl Span {
+    fn read(text: &str) -> Option<Self> {
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
-        let (_, millis) = UNITS.iter().find(|(name, _)| *name == unit).ok_or(())?;
-        let number: u64 = number.parse().map_err(|_| ())?;
-        number.checked_mul(*millis).map(Duration::from_millis).map(Self).ok_or(())
+        let (_, millis) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        let number: u64 = number.parse().ok()?;
+        number.checked_mul(*millis).map(Duration::from_millis).map(Self)
     }
 }
 
@@ -110,20 +121,18 @@ pub struct Size(pub usize);
 
 text_value!(Size, "a number of bytes such as 65536, 64KiB or 4MiB");
 
-impl FromStr for Size {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
+impl Size {
+    fn read(text: &str) -> Option<Self> {
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
         let factor = match unit {
             "" | "B" => 1,
             "KiB" => 1024,
             "MiB" => 1024 * 1024,
-            _ => return Err(()),
+            _ => return None,
         };
-        let number: usize = number.parse().map_err(|_| ())?;
-        number.checked_mul(factor).map(Self).ok_or(())
+        let number: usize = number.parse().ok()?;
+        number.checked_mul(factor).map(Self)
     }
 }
 
@@ -143,11 +152,9 @@ pub struct Listen(pub SocketAddr);
 
 text_value!(Listen, "an address and port such as 127.0.0.1:8080 or [::1]:8080");
 
-impl FromStr for Listen {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        text.parse().map(Self).map_err(|_| ())
+impl Listen {
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self)
     }
 }
 
@@ -174,7 +181,7 @@ impl<T: fmt::Display> Serialize for List<T> {
     }
 }
 
-impl<'de, T: FromStr> Deserialize<'de> for List<T> {
+impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ListVisitor(std::marker::PhantomData))
     }
@@ -182,13 +189,14 @@ impl<'de, T: FromStr> Deserialize<'de> for List<T> {
 
 struct ListVisitor<T>(std::marker::PhantomData<T>);
 
-impl<T: FromStr> ListVisitor<T> {
+impl<T: FromStr<Err: fmt::Display>> ListVisitor<T> {
     fn item<E: de::Error>(text: &str) -> Result<T, E> {
-        text.trim().parse().map_err(|_| E::custom(format!("`{}` is not valid in this list", text.trim())))
+        let text = text.trim();
+        text.parse().map_err(|error| E::custom(format!("`{text}` is not valid in this list: {error}")))
     }
 }
 
-impl<'de, T: FromStr> Visitor<'de> for ListVisitor<T> {
+impl<'de, T: FromStr<Err: fmt::Display>> Visitor<'de> for ListVisitor<T> {
     type Value = List<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

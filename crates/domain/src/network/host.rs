@@ -1,6 +1,8 @@
 //! Which hosts a URL may name, as far as that can be told without asking DNS.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
 
 use super::{AddressPolicy, BlockedAddress, BlockedPort};
 
@@ -58,6 +60,37 @@ pub enum HostError {
     Port(#[from] BlockedPort),
 }
 
+/// A name that a policy opens, with those below it: written as [`Host::Name`] is, or it would match nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenedName(String);
+
+/// No host can have such a name, nor one below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "expected a host name such as hooks.internal, which opens those below it too: labels of letters, digits, `-` and \
+     `_` between single dots, without scheme, port, path or `*`, and no address"
+)]
+pub struct InvalidName;
+
+impl FromStr for OpenedName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        // What the URL standard takes for an address is never taken for a name.
+        match url::Host::parse(&name) {
+            Ok(url::Host::Domain(_)) if is_dns_name(&name) => Ok(Self(name)),
+            _ => Err(InvalidName),
+        }
+    }
+}
+
+impl fmt::Display for OpenedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl AddressPolicy {
     /// Reads a URL's host and checks what can be told from it; a name's addresses are still to be checked, with the port
     /// if there are exceptions: only they may have ports of other protocols. `localhost`
@@ -87,7 +120,7 @@ impl AddressPolicy {
             name.strip_suffix(parent).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
         let is_ours = is_below("localhost") && self.check(IpAddr::V4(Ipv4Addr::LOCALHOST)).is_ok()
-            || self.names.iter().any(|parent| is_below(parent));
+            || self.names.iter().any(|parent| is_below(&parent.0));
         if !is_dns_name(name) || !is_ours && (!name.contains('.') || NOT_PUBLIC.into_iter().any(is_below)) {
             return Err(HostError::NotPublic(name.to_owned()));
         }

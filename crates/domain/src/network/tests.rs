@@ -272,7 +272,8 @@ fn a_port_that_the_configuration_opens_is_open_and_no_other() {
 
 #[test]
 fn a_name_that_the_configuration_opens_is_open_with_those_below_and_no_other() {
-    let policy = AddressPolicy::default().with_names(vec!["Hooks.internal".to_owned(), "intra".to_owned()]);
+    let names = ["Hooks.internal.", "intra"].map(|name| name.parse().unwrap());
+    let policy = AddressPolicy::default().with_names(names.to_vec());
     for name in ["hooks.internal", "a.hooks.internal", "intra", "a.b.intra"] {
         assert_eq!(policy.check_host(name, 443), Ok(Host::Name(name.to_owned())));
         assert!(AddressPolicy::default().check_host("intra", 443).is_err());
@@ -281,6 +282,50 @@ fn a_name_that_the_configuration_opens_is_open_with_those_below_and_no_other() {
         assert!(matches!(policy.check_host(name, 443), Err(HostError::NotPublic(_))), "{name}");
     }
     assert!(policy.check(IpAddr::from([10, 0, 0, 1])).is_err(), "names open no addresses");
+}
+
+#[test]
+fn a_name_that_would_open_nothing_is_refused() {
+    for (text, written) in [
+        ("hooks.internal", "hooks.internal"),
+        ("HOOKS.Internal.", "hooks.internal"),
+        ("intra", "intra"),
+        ("_a.b-c.1.xn--t-9fab.lan", "_a.b-c.1.xn--t-9fab.lan"),
+    ] {
+        assert_eq!(text.parse::<OpenedName>().unwrap().to_string(), written);
+        // Every one that is accepted opens something.
+        let policy = AddressPolicy::default().with_names(vec![text.parse().unwrap()]);
+        for name in [written.to_owned(), format!("a.{written}")] {
+            assert_eq!(policy.check_host(&name, 443), Ok(Host::Name(name)));
+        }
+    }
+    for text in [
+        "",
+        ".",
+        ".hooks.internal",
+        "hooks.internal..",
+        "hooks..internal",
+        "*.hooks.internal",
+        "*",
+        "hooks.internal:443",
+        "https://hooks.internal",
+        "hooks.internal/",
+        "hooks.internal?",
+        "user@hooks.internal",
+        "hooks.internal other.internal",
+        " hooks.internal",
+        "été.internal",
+        "xn--a.internal",
+        "hooks%2einternal",
+        "10.0.0.1",
+        "1.0x7f",
+        "::1",
+        "[::1]",
+        "10.0.0.0/8",
+        &"a".repeat(64),
+    ] {
+        assert_eq!(text.parse::<OpenedName>(), Err(InvalidName), "{text}");
+    }
 }
 
 #[test]

@@ -308,6 +308,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_in_a_list_is_told_with_what_is_expected() {
+        let message = error(&[("LOK__EGRESS__ALLOWED_NAMES", "hooks.internal, *.hooks.internal")]);
+        assert!(
+            message.starts_with(
+                "LOK__EGRESS__ALLOWED_NAMES: `*.hooks.internal` is not valid in this list: expected a host name \
+                 such as hooks.internal"
+            ),
+            "{message}"
+        );
+        let message = error(&[("LOK__DELIVERY__RETRY_DELAYS", "60s,five minutes")]);
+        assert_eq!(
+            message,
+            "LOK__DELIVERY__RETRY_DELAYS: `five minutes` is not valid in this list: expected a duration such as \
+             250ms, 10s, 5m or 1h"
+        );
+        let settings = load(&environment(&[("LOK__EGRESS__ALLOWED_NAMES", "Hooks.Internal.,intra")]), &[]);
+        assert!(print(&settings.unwrap()).contains("allowed_names = \"hooks.internal,intra\""));
+    }
+
+    #[test]
     fn no_wait_and_no_capacity_may_be_nothing() {
         /// Nothing is a choice: no leeway, no bodies inline, no response kept.
         const MAY_BE_NOTHING: [&str; 6] = [

@@ -1,12 +1,25 @@
 //! Requests on the wire, and the bodies read for them: bounded per webhook, so that one receiver cannot hurt another, and
 //! per dispatcher.
+//!
+//! How many requests a webhook may have on the wire follows how its receiver takes them (`domain::pace`) and what is
+//! free: a quarter of that at most. Webhooks whose requests take long have three quarters of a dispatcher together: the
+//! others find places whatever hangs.
 
-use std::collections::HashMap;
+mod memory;
+mod places;
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use domain::WebhookId;
 use domain::limits::MAX_MESSAGE_BYTES;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use domain::pace::ParkDelays;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use memory::{Memory, acquire};
+use places::{Asked, Places, Ticket};
 
 /// How much may be on the wire.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +33,15 @@ pub(crate) struct Bounds {
     pub(crate) memory: usize,
 }
 
+/// What becomes of jobs that find no place.
+#[derive(Debug, Clone)]
+pub(crate) struct Overflow {
+    /// Longest wait for the webhook's other requests before a job is parked.
+    pub(crate) max_wait: Duration,
+    /// How long it is parked then.
+    pub(crate) park_delays: ParkDelays,
+}
+
 /// The bounds, and who is within them. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Lanes {
@@ -29,75 +51,119 @@ pub(crate) struct Lanes {
 #[derive(Debug)]
 struct Shared {
     requests: Arc<Semaphore>,
+    /// Of the requests, those to webhooks whose requests take long.
+    slow: Arc<Semaphore>,
     memory: Memory,
-    bounds: Bounds,
-    /// Only webhooks that somebody uses or waits for.
-    lanes: Mutex<HashMap<WebhookId, Arc<Lane>>>,
+    overflow: Overflow,
+    places: Mutex<Places>,
 }
 
-/// What one webhook may use.
-#[derive(Debug)]
-struct Lane {
-    requests: Arc<Semaphore>,
-    memory: Memory,
+/// What to do with a job that may have to wait for its webhook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Congestion {
+    /// How long to wait for a place. Nothing where waiting is in vain: then whoever is not given a place at once is
+    /// parked at once, and holds neither memory nor prefetch meanwhile.
+    pub(crate) max_wait: Duration,
+    /// How long to park it then: the rung of the ladder, from 0.
+    pub(crate) park: usize,
+}
+
+/// How a turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The receiver answered, whatever it said, after this long.
+    Answered(Duration),
+    /// The receiver did not answer; this long it took to find out.
+    NotAnswered(Duration),
+    /// Nothing was sent, or nothing can be told about the receiver.
+    NotSent,
 }
 
 /// A place among the requests of one webhook.
 #[derive(Debug)]
 pub(crate) struct Place {
     bytes: usize,
-    permits: [OwnedSemaphorePermit; 2],
-    // Dropped last: it looks whether the lane is still used.
+    memory_of_webhook: OwnedSemaphorePermit,
+    slow: Option<OwnedSemaphorePermit>,
     lane: LaneUse,
 }
 
-/// The right to have one request to a webhook on the wire, and its body in memory.
+/// The right to have one request to a webhook on the wire, and its body in memory. Dropped, it has [`Ended::NotSent`].
 #[derive(Debug)]
 pub(crate) struct Turn {
-    _permits: [OwnedSemaphorePermit; 4],
-    // Dropped last: it looks whether the lane is still used.
-    _lane: LaneUse,
+    _permits: [OwnedSemaphorePermit; 3],
+    _slow: Option<OwnedSemaphorePermit>,
+    lane: LaneUse,
 }
 
+/// A use of a webhook's lane, from the wait for memory to the end of the request.
 #[derive(Debug)]
 struct LaneUse {
     webhook: WebhookId,
-    /// `None` only while it is dropped.
-    lane: Option<Arc<Lane>>,
     shared: Arc<Shared>,
+    /// Whether it has one of the lane's places.
+    has_place: bool,
+    ended: Ended,
+}
+
+/// Somebody who waits for a place in their lane.
+struct InLine<'a> {
+    lane: &'a mut LaneUse,
+    ticket: Ticket,
+    called: oneshot::Receiver<()>,
 }
 
 impl Lanes {
     /// Nobody is on the wire. Each bound is taken as 1 at least.
     pub(crate) fn new(bounds: Bounds) -> Self {
+        let overflow = Overflow { max_wait: Duration::from_millis(500), park_delays: ParkDelays::default() };
+        Self::with_overflow(bounds, overflow)
+    }
+
+    /// The same, and what becomes of those who find no place.
+    pub(crate) fn with_overflow(bounds: Bounds, overflow: Overflow) -> Self {
+        let requests = bounds.requests.max(1);
         let shared = Shared {
-            requests: Arc::new(Semaphore::new(bounds.requests.max(1))),
+            requests: Arc::new(Semaphore::new(requests)),
+            slow: Arc::new(Semaphore::new(requests - requests / 4)),
             memory: Memory::new(bounds.memory),
-            bounds,
-            lanes: Mutex::default(),
+            overflow,
+            places: Mutex::new(Places::new(bounds)),
         };
         Self { shared: Arc::new(shared) }
     }
 
     /// Waits for a place with a body of which `bytes` have to be read, 0 if it is there; first come, first served within a
     /// webhook. What is scarcer is waited for with less in hand: who waits for their webhook's part of the memory holds
-    /// none of its requests, and who waits for their webhook holds nothing of what all share. The order is the same for
-    /// everybody, and what is held is on its way to the end of a request, so that nobody waits for ever.
+    /// none of its requests, and who waits for their webhook holds nothing of what others use, and who waits among the slow
+    /// nothing of what the others do. The order is the same for everybody, and what is held is on its way to the end of a
+    /// request, so that nobody waits for ever.
     ///
     /// Cancel safe: dropping the future gives up the place in the line.
     pub(crate) async fn place(&self, webhook: WebhookId, bytes: usize) -> Place {
-        let lane = self.shared.lane(webhook);
-        let (requests, memory) = (lane.requests.clone(), lane.memory.clone());
-        let lane_use = LaneUse { webhook, lane: Some(lane), shared: self.shared.clone() };
+        let memory = self.shared.places().enter(webhook);
+        let mut lane =
+            LaneUse { webhook, shared: self.shared.clone(), has_place: false, ended: Ended::NotSent };
         let memory_of_webhook = memory.take(bytes).await;
-        let request_of_webhook = acquire(requests, 1).await;
-        Place { bytes, permits: [memory_of_webhook, request_of_webhook], lane: lane_use }
+        lane.take_place().await;
+        let is_slow = self.shared.places().is_slow(webhook);
+        let slow = if is_slow { Some(acquire(self.shared.slow.clone(), 1).await) } else { None };
+        Place { bytes, memory_of_webhook, slow, lane }
     }
 
-    /// Webhooks with a lane.
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        self.shared.lock().len()
+    /// How a job is to wait that comes now.
+    pub(crate) fn congestion(&self, webhook: WebhookId) -> Congestion {
+        let Overflow { max_wait, park_delays } = &self.shared.overflow;
+        let condition = self.shared.places().condition(webhook);
+        Congestion {
+            max_wait: if condition.wait > *max_wait { Duration::ZERO } else { *max_wait },
+            park: park_delays.rung_after(condition.pace.failing_for()),
+        }
+    }
+
+    /// Whether one request at a time finds out if a webhook's receiver answers again.
+    pub(crate) fn is_probing(&self, webhook: WebhookId) -> bool {
+        self.shared.places().condition(webhook).pace.is_probing()
     }
 }
 
@@ -106,37 +172,18 @@ impl Place {
     ///
     /// Cancel safe: dropping the future gives up the place too.
     pub(crate) async fn turn(self) -> Turn {
-        let Self { bytes, permits: [memory_of_webhook, request_of_webhook], lane } = self;
+        let Self { bytes, memory_of_webhook, slow, lane } = self;
         let memory_of_all = lane.shared.memory.take(bytes).await;
         let request_of_all = acquire(lane.shared.requests.clone(), 1).await;
-        let permits = [memory_of_webhook, request_of_webhook, memory_of_all, request_of_all];
-        Turn { _permits: permits, _lane: lane }
+        Turn { _permits: [memory_of_webhook, memory_of_all, request_of_all], _slow: slow, lane }
     }
 }
 
-/// Memory for bodies, counted in KiB because a permit counts to 2^32. Clones share it.
-#[derive(Debug, Clone)]
-struct Memory {
-    free: Arc<Semaphore>,
-    kib: u32,
-}
-
-impl Memory {
-    fn new(bytes: usize) -> Self {
-        let kib = u32::try_from(bytes / 1024).unwrap_or(u32::MAX).max(1);
-        Self { free: Arc::new(Semaphore::new(kib as usize)), kib }
+impl Turn {
+    /// Ends the turn, and lets the lane know what its receiver did.
+    pub(crate) fn ended(mut self, how: Ended) {
+        self.lane.ended = how;
     }
-
-    /// Waits for memory. A body that is larger than all of it gets all of it, and passes alone.
-    async fn take(&self, bytes: usize) -> OwnedSemaphorePermit {
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        acquire(self.free.clone(), kib.min(self.kib)).await
-    }
-}
-
-#[expect(clippy::expect_used, reason = "nobody closes these semaphores")]
-async fn acquire(semaphore: Arc<Semaphore>, permits: u32) -> OwnedSemaphorePermit {
-    semaphore.acquire_many_owned(permits).await.expect("the semaphore is never closed")
 }
 
 impl Bounds {
@@ -148,136 +195,43 @@ impl Bounds {
 }
 
 impl Shared {
-    fn lane(&self, webhook: WebhookId) -> Arc<Lane> {
-        let new = || {
-            Arc::new(Lane {
-                requests: Arc::new(Semaphore::new(self.bounds.requests_per_webhook.max(1))),
-                memory: Memory::new(self.bounds.memory_per_webhook()),
-            })
-        };
-        self.lock().entry(webhook).or_insert_with(new).clone()
+    fn places(&self) -> MutexGuard<'_, Places> {
+        // Nothing panics halfway.
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<WebhookId, Arc<Lane>>> {
-        // Entries are added and removed whole.
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+impl LaneUse {
+    async fn take_place(&mut self) {
+        let asked = self.shared.places().ask(self.webhook);
+        match asked {
+            Asked::Taken => self.has_place = true,
+            Asked::InLine(ticket, called) => InLine { lane: self, ticket, called }.wait().await,
+        }
     }
 }
 
 impl Drop for LaneUse {
     fn drop(&mut self) {
-        let mut lanes = self.shared.lock();
-        // Within the lock, or two that end together would each see the other's.
-        drop(self.lane.take());
-        if lanes.get(&self.webhook).is_some_and(|lane| Arc::strong_count(lane) == 1) {
-            lanes.remove(&self.webhook);
+        let mut places = self.shared.places();
+        if self.has_place {
+            places.give_back(self.webhook, self.ended);
         }
+        places.exit(self.webhook);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::time::timeout;
-    use uuid::Uuid;
-
-    use super::*;
-
-    const LARGEST: usize = MAX_MESSAGE_BYTES;
-
-    impl Lanes {
-        async fn turn(&self, webhook: WebhookId, bytes: usize) -> Turn {
-            self.place(webhook, bytes).await.turn().await
-        }
+impl InLine<'_> {
+    /// The place is theirs when this returns: the lane is never forgotten while they stand in it, so that they are called.
+    async fn wait(mut self) {
+        let _ = (&mut self.called).await;
     }
+}
 
-    fn webhook(n: u128) -> WebhookId {
-        WebhookId::from_uuid(Uuid::from_u128(n))
-    }
-
-    fn lanes(requests: usize, requests_per_webhook: usize) -> Lanes {
-        Lanes::new(Bounds { requests, requests_per_webhook, memory: 0 })
-    }
-
-    async fn has_to_wait(lanes: &Lanes, n: u128, bytes: usize) -> bool {
-        timeout(Duration::from_millis(20), lanes.turn(webhook(n), bytes)).await.is_err()
-    }
-
-    #[tokio::test]
-    async fn a_full_webhook_waits_and_another_does_not() {
-        let lanes = lanes(10, 2);
-        let held = (lanes.turn(webhook(1), 0).await, lanes.turn(webhook(1), 0).await);
-        assert!(has_to_wait(&lanes, 1, 0).await);
-        let other = lanes.turn(webhook(2), 0).await;
-        drop(held);
-        let again = lanes.turn(webhook(1), 0).await;
-        drop((other, again));
-        assert_eq!(lanes.len(), 0, "lanes that nobody uses are forgotten");
-    }
-
-    #[tokio::test]
-    async fn all_requests_together_are_bounded() {
-        let lanes = lanes(2, 2);
-        let first = lanes.turn(webhook(1), 0).await;
-        let _second = lanes.turn(webhook(2), 0).await;
-        assert!(has_to_wait(&lanes, 3, 0).await);
-        drop(first);
-        let _third = lanes.turn(webhook(3), 0).await;
-    }
-
-    #[tokio::test]
-    async fn those_who_wait_for_their_webhook_take_no_place_of_others() {
-        let lanes = lanes(2, 1);
-        let _held = lanes.turn(webhook(1), 0).await;
-        let mut waiting = Box::pin(lanes.turn(webhook(1), 0));
-        assert!(timeout(Duration::from_millis(20), &mut waiting).await.is_err());
-        let _other = lanes.turn(webhook(2), 0).await;
-    }
-
-    #[tokio::test]
-    async fn bodies_to_be_read_wait_for_memory_and_nothing_waits_for_them() {
-        let lanes = Lanes::new(Bounds { requests: 3, requests_per_webhook: 3, memory: 2 * LARGEST });
-        let first = lanes.turn(webhook(1), LARGEST).await;
-        let second = lanes.turn(webhook(2), LARGEST).await;
-        let mut waiting = Box::pin(lanes.turn(webhook(3), LARGEST));
-        assert!(timeout(Duration::from_millis(20), &mut waiting).await.is_err(), "all memory is used");
-        assert!(!has_to_wait(&lanes, 3, 0).await, "small ones of the same webhook pass");
-        assert!(!has_to_wait(&lanes, 4, 0).await, "small ones of another webhook pass");
-        drop(first);
-        let third = waiting.await;
-        drop((second, third));
-        assert_eq!(lanes.len(), 0);
-    }
-
-    #[tokio::test]
-    async fn the_bodies_of_one_webhook_leave_memory_to_others_and_requests_to_their_webhook() {
-        let lanes = Lanes::new(Bounds { requests: 16, requests_per_webhook: 4, memory: 8 * LARGEST });
-        let _held = lanes.turn(webhook(1), LARGEST).await;
-        let _more = lanes.turn(webhook(1), LARGEST / 2).await;
-        let mut waiting = Box::pin(lanes.turn(webhook(1), LARGEST));
-        assert!(
-            timeout(Duration::from_millis(20), &mut waiting).await.is_err(),
-            "a fourth of the memory is theirs"
-        );
-        let mut more: Vec<_> = (0..9).map(|_| Box::pin(lanes.turn(webhook(1), LARGEST))).collect();
-        for waiting in &mut more {
-            assert!(timeout(Duration::from_millis(5), waiting).await.is_err());
-        }
-        assert!(
-            !has_to_wait(&lanes, 1, 0).await,
-            "who waits for memory holds none of their webhook's requests"
-        );
-        assert!(!has_to_wait(&lanes, 2, LARGEST).await);
-    }
-
-    #[tokio::test]
-    async fn a_body_larger_than_all_memory_passes_alone() {
-        let lanes = Lanes::new(Bounds { requests: 9, requests_per_webhook: 9, memory: LARGEST / 2 });
-        let first = lanes.turn(webhook(1), LARGEST).await;
-        assert!(has_to_wait(&lanes, 2, 1).await);
-        drop(first);
-        let _small = lanes.turn(webhook(2), 1).await;
-        assert!(has_to_wait(&lanes, 1, LARGEST).await, "it would not be alone");
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        // Whoever stands in line no more was called, and has a place whether they came to know or not.
+        let still_waiting = self.lane.shared.places().leave_line(self.lane.webhook, self.ticket);
+        self.lane.has_place = !still_waiting;
     }
 }

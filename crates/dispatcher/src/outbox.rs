@@ -3,24 +3,39 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::{Confirmed, Message, Publisher};
+use broker::{Confirmed, Message, Publisher, Received};
+use domain::pace::ParkDelays;
 use domain::protocol::Taken;
 use futures_util::future::join_all;
 use metrics::counter;
 use wire::names::ERROR_HEADER;
 use wire::{DeliveryJob, Names, PROTOBUF};
 
+/// How much longer than the longest request a stand-in stays away: for the record to be written.
+const STAND_IN_MARGIN: Duration = Duration::from_secs(1);
+
 /// Publishes to our own queues. Clones share the publisher.
 #[derive(Clone)]
 pub(crate) struct Outbox {
     publisher: Publisher,
     names: Arc<Names>,
-    park_delay: Duration,
+    park_delays: Arc<ParkDelays>,
+    /// The rung on which a job stands in for a request that is on the wire.
+    stand_in: usize,
 }
 
 impl Outbox {
-    pub(crate) fn new(publisher: Publisher, names: Arc<Names>, park_delay: Duration) -> Self {
-        Self { publisher, names, park_delay }
+    pub(crate) fn new(publisher: Publisher, names: Arc<Names>, park_delays: impl Into<ParkDelays>) -> Self {
+        let park_delays = Arc::new(park_delays.into());
+        let stand_in = park_delays.rung_beyond(Duration::MAX);
+        Self { publisher, names, park_delays, stand_in }
+    }
+
+    /// With stand-ins for requests that take no longer than this.
+    #[must_use]
+    pub(crate) fn for_requests_of(self, longest: Duration) -> Self {
+        let stand_in = self.park_delays.rung_beyond(longest + STAND_IN_MARGIN);
+        Self { stand_in, ..self }
     }
 
     /// Hands jobs over to be made now.
@@ -32,26 +47,64 @@ impl Outbox {
         each.into_iter().fold(Confirmed::nothing_to_publish(), Confirmed::and)
     }
 
+    /// Hands jobs over of which an earlier holder may have done part.
+    pub(crate) async fn deliver_again(&self, jobs: impl IntoIterator<Item = DeliveryJob>) -> Confirmed {
+        let queue = self.names.deliver_queue();
+        let message = |job: DeliveryJob| to_queue(&queue, &job).redelivered();
+        let publishing = jobs.into_iter().map(|job| self.publisher.publish_until_confirmed(message(job)));
+        let each = join_all(publishing).await;
+        each.into_iter().fold(Confirmed::nothing_to_publish(), Confirmed::and)
+    }
+
+    /// Has an event's message come again later, as one that came back.
+    pub(crate) async fn park_fan_out(&self, message: &Received) -> Confirmed {
+        let queue = self.names.fan_out_park_queue(self.delay(0));
+        self.publisher.publish_until_confirmed(message.forward_to(queue).redelivered()).await
+    }
+
     /// Hands a job over to be made after `delay`.
     pub(crate) async fn retry(&self, job: &DeliveryJob, delay: Duration) -> Confirmed {
         self.publisher.publish_until_confirmed(to_queue(&self.names.retry_queue(delay), job)).await
     }
 
-    /// How long a parked job stays parked.
+    /// How long a job is parked for that does not depend on its receiver.
     pub(crate) fn park_delay(&self) -> Duration {
-        self.park_delay
+        self.delay(0)
     }
 
-    /// Hands a job over whose webhook or dispatcher has its hands full. Not an attempt.
+    /// How long a job is parked on this rung of the ladder.
+    pub(crate) fn delay(&self, rung: usize) -> Duration {
+        self.park_delays.delay(rung)
+    }
+
+    /// Hands a job over for which the time has not come, for [`Self::park_delay`]. Not an attempt.
     pub(crate) async fn park(&self, job: &DeliveryJob, taken: Taken) -> Confirmed {
+        self.park_for(job, taken, 0).await
+    }
+
+    /// Hands a job over whose webhook or dispatcher has its hands full, for the [`Self::delay`] of this rung. Not an
+    /// attempt.
+    pub(crate) async fn park_for(&self, job: &DeliveryJob, taken: Taken, rung: usize) -> Confirmed {
         counter!("deliveries_parked_total").increment(1);
-        let message = to_queue(&self.names.park_queue(self.park_delay), job);
+        let message = to_queue(&self.names.park_queue(self.delay(rung)), job);
         self.publisher
             .publish_until_confirmed(match taken {
                 Taken::First => message,
                 Taken::Again => message.redelivered(),
             })
             .await
+    }
+
+    /// How long a stand-in is parked: longer than the request takes.
+    pub(crate) fn stand_in_delay(&self) -> Duration {
+        self.delay(self.stand_in)
+    }
+
+    /// Parks a job that stands in for a request on the wire: it comes out when the request is over and recorded, and
+    /// then there is nothing left to do, unless whoever sent it has died.
+    pub(crate) async fn stand_in(&self, job: &DeliveryJob) -> Confirmed {
+        let queue = self.names.park_queue(self.stand_in_delay());
+        self.publisher.publish_until_confirmed(to_queue(&queue, job)).await
     }
 
     /// Tells operators of a delivery that failed for good. The body is left out: it may be personal.

@@ -7,6 +7,7 @@ pub mod id;
 pub mod js;
 pub mod limits;
 pub mod network;
+pub mod pace;
 pub mod protocol;
 pub mod redaction;
 pub mod retry;

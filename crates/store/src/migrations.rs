@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use diesel::migration::{Migration, MigrationSource as _};
 use diesel::pg::Pg;
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_types::Text;
-use diesel::{QueryableByName, sql_query};
+use diesel::{ConnectionError, QueryableByName, sql_query};
 use diesel_async::{AsyncMigrationHarness, RunQueryDsl as _};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use domain::Timestamp;
@@ -37,13 +38,15 @@ struct Version {
     version: String,
 }
 
+fn unavailable(error: ConnectionError) -> StoreError {
+    StoreError::Unavailable { reason: error.to_string() }
+}
+
 impl Store {
     /// Brings the schema to this program's version and makes the partitions of the next days. Returns what was
     /// applied. Runs at the same time wait for each other. Services that are at work wait for at most 2 seconds at a time, for
     /// whoever waits for a lock on a table holds up everybody who comes after.
     pub async fn migrate(&self, now: Timestamp) -> Result<Vec<String>, StoreError> {
-        let unavailable =
-            |error: diesel::ConnectionError| StoreError::Unavailable { reason: error.to_string() };
         // A connection of its own: the lock is held by the session and ends with it.
         let mut connection = self.connector.connect().await.map_err(unavailable)?;
         // A migration takes as long as the tables are large; one that is waited for, too.
@@ -53,6 +56,7 @@ impl Store {
             .execute(&mut connection)
             .await?;
         sql_query("SET lock_timeout = '2s'").execute(&mut connection).await?;
+        let lock_timeout = self.words_for_a_lock_timeout().await?;
         let runtime = Handle::current();
         let migrating = tokio::task::spawn_blocking(move || {
             let mut harness = AsyncMigrationHarness::new(connection);
@@ -60,8 +64,7 @@ impl Store {
             for migration in harness.pending_migrations(MIGRATIONS)? {
                 let mut tries = 1;
                 while let Err(error) = harness.run_migration(&migration) {
-                    // PostgreSQL's code does not get here. In another language than English nothing is tried again.
-                    if tries == TRIES || !error.to_string().contains("lock timeout") {
+                    if tries == TRIES || !error.to_string().contains(&lock_timeout) {
                         return Err(error);
                     }
                     info!(migration = %migration.name(), tries, "a table is in use; trying again");
@@ -75,17 +78,35 @@ impl Store {
         let applied =
             migrating.await.map_err(|error| StoreError::Unavailable { reason: error.to_string() })?;
         let applied = applied.map_err(|error: Box<dyn std::error::Error + Send + Sync>| {
-            StoreError::Query(diesel::result::Error::QueryBuilderError(error))
+            StoreError::Query(DieselError::QueryBuilderError(error))
         })?;
         self.make_partitions(now, DAYS_AHEAD).await?;
         Ok(applied)
+    }
+
+    /// What the server says of a lock that was not to be had in time, in its language: diesel does not pass on the
+    /// SQLSTATE (55P03), and only superusers may choose the language. Asks for the lock that the migration holds.
+    async fn words_for_a_lock_timeout(&self) -> Result<String, StoreError> {
+        let mut connection = self.connector.connect().await.map_err(unavailable)?;
+        sql_query("SET lock_timeout = '1ms'").execute(&mut connection).await?;
+        let asked = sql_query("SELECT pg_advisory_lock($1)")
+            .bind::<diesel::sql_types::BigInt, _>(MIGRATION_LOCK)
+            .execute(&mut connection)
+            .await;
+        match asked {
+            Err(DieselError::DatabaseError(DatabaseErrorKind::Unknown, info)) => {
+                Ok(info.message().to_owned())
+            }
+            Err(error) => Err(error.into()),
+            Ok(_) => Err(StoreError::Unavailable { reason: "the migration's lock was lost".to_owned() }),
+        }
     }
 
     /// Checks that the schema is the one this program was built for.
     pub async fn check_schema(&self) -> Result<(), SchemaMismatch> {
         let known: Vec<Box<dyn Migration<Pg>>> = MIGRATIONS
             .migrations()
-            .map_err(|error| StoreError::Query(diesel::result::Error::QueryBuilderError(error)))?;
+            .map_err(|error| StoreError::Query(DieselError::QueryBuilderError(error)))?;
         let known: BTreeSet<String> = known.iter().map(|it| it.name().version().to_string()).collect();
         let applied = self.applied_migrations().await?;
 

@@ -67,7 +67,8 @@ async fn caller(request: &HttpRequest) -> Result<Caller, Reason> {
         return Err(Reason::TokenMissing);
     };
     let token = header.to_str().ok().and_then(bearer).ok_or(Reason::TokenMissing)?;
-    api.verifier.verify(token, &api.clock).await.map(Caller)
+    let from = rate::address_of(request);
+    api.verifier.verify(token, from, &api.clock).await.map(Caller)
 }
 
 /// That a token cannot be judged is not the token's fault: whoever sent it keeps it, and tries again.

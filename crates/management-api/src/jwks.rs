@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ingress::{Network, Slot, Slots};
 use metrics::{counter, gauge};
 use service::settings::Auth;
 use service::{Check, Clock};
@@ -23,6 +24,9 @@ use crate::keys::{Key, KeysError, count_not_in};
 
 /// Requests that wait for a fetch at once; others are told to try again.
 const WAITING: usize = 256;
+
+/// Those of one address, so that it does not keep others waiting with keys it makes up.
+const WAITING_OF_ADDRESS: u32 = 32;
 
 /// How much longer than a fetch may take a request waits for one.
 const SLACK: Duration = Duration::from_secs(1);
@@ -50,6 +54,7 @@ pub(crate) struct Jwks {
     /// How many fetches began.
     begun: Arc<AtomicU64>,
     places: Arc<Semaphore>,
+    of_addresses: Arc<Slots<Network>>,
     /// Between two fetches.
     interval: Duration,
     /// For a fetch.
@@ -63,7 +68,7 @@ impl Jwks {
     }
 
     /// What the provider says that is newer than what was `seen`, for a token whose key is not in that. `None` if
-    /// nothing comes in time, too many wait already, or the provider was away a moment ago.
+    /// nothing comes in time, too many wait already (of all, or of its address), or the provider was away a moment ago.
     ///
     /// Only an answer to a question that was asked after the token came says that there is no such key.
     pub(crate) async fn newer_than(&self, seen: &Known, question: &mut Question) -> Option<Known> {
@@ -72,7 +77,7 @@ impl Jwks {
             return None;
         }
         if question.place.is_none() {
-            question.place = Some(self.places.clone().try_acquire_owned().ok()?);
+            question.place = Some(self.place(question.from)?);
             self.wanted.notify_one();
         }
         let mut known = self.known.clone();
@@ -80,8 +85,14 @@ impl Jwks {
         timeout_at(deadline, newer).await.ok()?.ok().map(|known| known.clone())
     }
 
-    /// Starts to ask for a token that just came.
-    pub(crate) fn question(&self) -> Question {
+    fn place(&self, from: Network) -> Option<Place> {
+        let of_address = self.of_addresses.take(from)?;
+        let of_all = self.places.clone().try_acquire_owned().ok()?;
+        Some(Place { _of_address: of_address, _of_all: of_all })
+    }
+
+    /// Starts to ask for a token that just came from an address.
+    pub(crate) fn question(&self, from: Network) -> Question {
         let (now, next_fetch) = (Instant::now(), self.known.borrow().next_fetch);
         let wait = next_fetch.saturating_duration_since(now);
         // A fetch that is under way may have been asked before, and this one comes after it.
@@ -89,6 +100,7 @@ impl Jwks {
         Question {
             begun: self.begun.load(Ordering::SeqCst),
             deadline: (wait <= LONGEST_WAIT).then_some(deadline),
+            from,
             place: None,
         }
     }
@@ -99,7 +111,14 @@ pub(crate) struct Question {
     /// How many fetches had begun when it came.
     begun: u64,
     deadline: Option<Instant>,
-    place: Option<OwnedSemaphorePermit>,
+    from: Network,
+    place: Option<Place>,
+}
+
+/// A place among the requests that wait, and among those of its address.
+struct Place {
+    _of_address: Slot<Network>,
+    _of_all: OwnedSemaphorePermit,
 }
 
 impl Question {
@@ -133,6 +152,7 @@ pub(crate) fn configured(auth: &Auth) -> Result<Option<(Jwks, Keeper)>, KeysErro
         wanted: wanted.clone(),
         begun: begun.clone(),
         places: Arc::new(Semaphore::new(WAITING)),
+        of_addresses: Slots::new(WAITING_OF_ADDRESS),
         interval: auth.jwks_min_interval.0,
         fetch: auth.jwks_timeout.0,
     };
@@ -245,6 +265,7 @@ mod tests {
             wanted: Arc::default(),
             begun: Arc::new(AtomicU64::new(1)),
             places: Arc::new(Semaphore::new(places)),
+            of_addresses: Slots::new(1),
             interval: Duration::ZERO,
             fetch: Duration::from_millis(20),
         };
@@ -258,7 +279,7 @@ mod tests {
     }
 
     async fn ask(jwks: &Jwks) -> Option<Known> {
-        jwks.newer_than(&jwks.known(), &mut jwks.question()).await
+        jwks.newer_than(&jwks.known(), &mut jwks.question(Network::unknown())).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -270,6 +291,20 @@ mod tests {
         let _waiting = jwks.places.acquire().await.unwrap();
         let (newer, ()) = tokio::join!(ask(&jwks), fetched(&jwks, &fetches));
         assert!(newer.is_none(), "one waits already: not even what comes is waited for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_at_one_address_leaves_places_to_others() {
+        let (jwks, fetches) = jwks(2, Instant::now());
+        let other = Network::of("192.0.2.1".parse().unwrap());
+        let waiting = jwks.place(other).unwrap();
+        let (seen, mut question) = (jwks.known(), jwks.question(other));
+        assert!(jwks.newer_than(&seen, &mut question).await.is_none(), "one of its own waits already");
+        assert_eq!(tokio::join!(ask(&jwks), fetched(&jwks, &fetches)).0.map(|known| known.fetches), Some(2));
+        drop(waiting);
+        let seen = jwks.known();
+        let (newer, ()) = tokio::join!(jwks.newer_than(&seen, &mut question), fetched(&jwks, &fetches));
+        assert!(newer.is_some(), "it waits no more");
     }
 
     #[tokio::test(start_paused = true)]
@@ -291,7 +326,7 @@ mod tests {
     async fn an_answer_to_an_earlier_question_does_not_tell_that_there_is_no_such_key() {
         let (jwks, fetches) = jwks(1, Instant::now());
         jwks.begun.store(2, Ordering::SeqCst);
-        let mut question = jwks.question();
+        let mut question = jwks.question(Network::unknown());
         let seen = jwks.known();
         let (early, ()) = tokio::join!(jwks.newer_than(&seen, &mut question), fetched(&jwks, &fetches));
         let early = early.expect("what was asked for before");

@@ -15,7 +15,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, X_FORWARDED_FOR};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage as _, web};
+use actix_web::{Error, HttpMessage as _, HttpRequest, web};
 use domain::UserId;
 use ingress::{Buckets, ForwardedBy, Network, Proxies, Rate, Slot, Slots, Standing, client_address};
 use metrics::counter;
@@ -33,7 +33,7 @@ const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy")
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// When to ask again whose other requests are still under way.
-const TURN: Duration = Duration::from_secs(1);
+pub(crate) const TURN: Duration = Duration::from_secs(1);
 
 /// What reading costs a user.
 const READ: u32 = 1;
@@ -153,6 +153,11 @@ pub(crate) fn count_address(request: &ServiceRequest, rates: &Rates) -> Option<P
     Counted::note(request, Told::of("address", &rates.addresses, &address, READ))
 }
 
+/// Whom limits per address are counted for: see [`count_address`], which comes before.
+pub(crate) fn address_of(request: &HttpRequest) -> Network {
+    request.extensions().get().map_or_else(Network::unknown, |Origin(address)| *address)
+}
+
 /// Counts a token that is not accepted for its address, apart from everything else: whoever sends many of them is refused,
 /// and others at the same address, who have good ones, are not.
 pub(crate) fn count_refused_token(request: &ServiceRequest, rates: &Rates) -> Option<Problem> {
@@ -184,7 +189,7 @@ pub(crate) async fn limit_user(
             return Ok(request.error_response(problem));
         }
         let response = next.call(request).await?.map_into_boxed_body();
-        return Ok(api.answers.hold(response, turn));
+        return Ok(api.answers.hold(&user, response, turn));
     }
     Ok(next.call(request).await?.map_into_boxed_body())
 }

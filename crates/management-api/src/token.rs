@@ -1,6 +1,7 @@
 //! What a bearer token says, and whether to believe it (RFC 7519, RFC 8725).
 
 use domain::{Timestamp, UserId};
+use ingress::Network;
 use serde::Deserialize;
 use service::Clock;
 use service::settings::Auth;
@@ -75,23 +76,23 @@ impl Verifier {
     }
 
     /// The user whom a token stands for, or why it is not believed. Waits for the provider of keys only if the token
-    /// names one that is not known, and then within bounds.
-    pub(crate) async fn verify(&self, token: &str, clock: &Clock) -> Result<UserId, Reason> {
+    /// names one that is not known, and then within bounds, which are also those of the address it comes from.
+    pub(crate) async fn verify(&self, token: &str, from: Network, clock: &Clock) -> Result<UserId, Reason> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Reason::TokenTooLarge);
         }
         let token = Presented::read(token)?;
-        self.check_signature(&token).await?;
+        self.check_signature(&token, from).await?;
         self.expected.check(token.payload()?, clock.now())
     }
 
-    async fn check_signature(&self, token: &Presented<'_>) -> Result<(), Reason> {
+    async fn check_signature(&self, token: &Presented<'_>, from: Network) -> Result<(), Reason> {
         let own = judge(&self.keys, token);
         match (own, &self.jwks) {
             (Judgement::NotOurs | Judgement::OtherAlgorithm, Some(jwks))
                 if token.algorithm.has_public_keys() =>
             {
-                check_with_provider(jwks, own, token).await
+                check_with_provider(jwks, own, token, from).await
             }
             _ => verdict(own),
         }
@@ -100,9 +101,14 @@ impl Verifier {
 
 /// With the provider's keys, which are asked for again if none of them may be the token's: it is not refused before the
 /// provider was asked after it came. `own` is what the others gave.
-async fn check_with_provider(jwks: &Jwks, own: Judgement, token: &Presented<'_>) -> Result<(), Reason> {
+async fn check_with_provider(
+    jwks: &Jwks,
+    own: Judgement,
+    token: &Presented<'_>,
+    from: Network,
+) -> Result<(), Reason> {
     let mut known = jwks.known();
-    let mut question = jwks.question();
+    let mut question = jwks.question(from);
     loop {
         let keys = known.keys.as_deref().ok_or(Reason::TokenKeysUnavailable)?;
         let judgement = judge(keys, token);

@@ -118,7 +118,7 @@ fn verifier(jwks: &Value) -> Verifier {
 
 async fn verify(verifier: &Verifier, token: &str) -> Result<UserId, Reason> {
     let now = Timestamp::from_timestamp(NOW, 0).unwrap();
-    verifier.verify(token, &Clock::fixed(now)).await
+    verifier.verify(token, Network::unknown(), &Clock::fixed(now)).await
 }
 
 /// A token with this header and payload, and the signature that `sign` makes of them.

@@ -74,6 +74,8 @@ impl Api {
         let mut environment = stack.environment().clone();
         environment.extend(UNLIMITED.map(|(name, value)| (name.to_owned(), value.to_owned())));
         environment.remove("LOK__AUTH__HS256_SECRET");
+        // Tests may say which address they come from.
+        environment.insert("LOK__API__TRUSTED_PROXIES".to_owned(), "127.0.0.1/32".to_owned());
         for (name, value) in [("JWKS_URL", url), ("JWKS_ALLOW_HTTP", "true")].iter().chain(settings) {
             environment.insert(format!("LOK__AUTH__{name}"), (*value).to_owned());
         }
@@ -90,6 +92,11 @@ impl Api {
 
     async fn ask(&self, token: &str) -> Answer {
         self.client.clone().bearer(token).get("/api/event-types").await
+    }
+
+    async fn ask_from(&self, address: &str, token: &str) -> Answer {
+        let client = self.client.clone().header("x-forwarded-for", address);
+        client.bearer(token).get("/api/event-types").await
     }
 
     async fn eventually(&self, token: &str, status: u16) {
@@ -343,6 +350,35 @@ async fn requests_that_wait_for_a_fetch_share_it_and_hold_nobody_up() {
     }
     // One more may have been asked for while the first was under way.
     assert!(provider.requests().len() <= 3, "{}", provider.requests().len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_makes_up_keys_does_not_keep_others_from_waiting() {
+    let (provider, old, new) = (Receiver::start().await, Signer::new("old"), Signer::new("new"));
+    provider.answer(set(&[&old]));
+    let settings = [("JWKS_MIN_INTERVAL", "10ms"), ("JWKS_MAX_AGE", NEVER), ("JWKS_TIMEOUT", "20s")];
+    let api = Arc::new(Api::ready(&provider.url("/jwks"), &settings).await);
+    let gate = Gate::default();
+    provider.answer(set(&[&old, &new]).when_open(&gate));
+    let ask = |address: &'static str, token: String| {
+        let api = api.clone();
+        tokio::spawn(async move { api.ask_from(address, &token).await })
+    };
+    // More than may wait of all addresses together.
+    let made_up: Vec<_> = (0..300).map(|_| ask("2001:db8::1", old.token_named("made up"))).collect();
+    eventually_ok("all but those of one address are told at once", DEADLINE, async || {
+        let told = made_up.iter().filter(|request| request.is_finished()).count();
+        if told == 300 - 32 { Ok(()) } else { Err(told.to_string()) }
+    })
+    .await;
+    unavailable(api.ask_from("2001:db8::2", &new.token()).await);
+    let good = ask("192.0.2.1", new.token());
+    gate.open();
+    good.await.expect("no panic").expect(200);
+    for request in made_up {
+        let answer = request.await.expect("no panic");
+        assert!(matches!(answer.status.as_u16(), 401 | 503), "{}", answer.text());
+    }
 }
 
 #[tokio::test]

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use domain::retry::AttemptNumber;
-use serde_json::json;
+use http::Method;
+use serde_json::{Value, json};
 use service::Clock;
 use store::{AttemptRecord, AttemptResult};
 use testkit::{ApiClient, Stack, eventually_ok};
@@ -170,31 +172,57 @@ async fn ask_and_stop_reading(url: &str, path: &str, token: &str) -> (u16, TcpSt
     (RawAnswer::read(&start).status, stream)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn answers_that_nobody_takes_have_so_much_memory() {
-    let builder = Stack::builder().ingests(0).dispatchers(0).env("LOK__API__WRITE_TIMEOUT", "60s");
-    let builder = builder.env("LOK__LIMITS__TEST_EVENTS_PER_WEBHOOK", "1000");
-    let builder = builder.env("LOK__LIMITS__TEST_EVENTS_PER_USER", "1000");
-    let mut stack =
-        UNLIMITED.into_iter().fold(builder, |builder, (name, value)| builder.env(name, value)).start().await;
+/// An API with long times, and few other limits; its URL.
+async fn patient(settings: &[(&str, &str)]) -> (Stack, String) {
+    let more = [
+        ("LOK__API__WRITE_TIMEOUT", "60s"),
+        ("LOK__LIMITS__TEST_EVENTS_PER_WEBHOOK", "1000"),
+        ("LOK__LIMITS__TEST_EVENTS_PER_USER", "1000"),
+    ];
+    let settings = UNLIMITED.iter().chain(&more).chain(settings);
+    let builder = Stack::builder().ingests(0).dispatchers(0);
+    let mut stack = settings.fold(builder, |builder, (name, value)| builder.env(name, *value)).start().await;
     let url = stack.api.as_mut().expect("an API").url().await;
-    let api = stack.api("user_1");
-    let path = given_long_history(&stack, &api).await;
-    let token = testkit::token::hs256(stack.hs256_secret(), "user_1");
+    (stack, url)
+}
 
-    // As JSON each is ten megabytes long.
-    let asked = (0..60).map(|_| ask_and_stop_reading(&url, &path, &token));
-    let held = futures_util::future::join_all(asked).await;
-    let served = held.iter().filter(|(status, _)| *status == 200).count();
-    assert!(served >= 10 && held.iter().all(|(status, _)| matches!(status, 200 | 503)), "{served} of 60");
-    assert_eq!(problem(api.get(&path).await, 503), "service_unavailable");
+/// Asks for more than a user may have, without taking it: what is held, and how many answers were begun.
+async fn ask_for_all(stack: &Stack, url: &str, user: &str, path: &str) -> (Vec<TcpStream>, usize) {
+    let token = testkit::token::hs256(stack.hs256_secret(), user);
+    let asked = (0..20).map(|_| ask_and_stop_reading(url, path, &token));
+    let (statuses, held): (Vec<_>, Vec<_>) = futures_util::future::join_all(asked).await.into_iter().unzip();
+    assert!(statuses.iter().all(|status| matches!(status, 200 | 429)), "{user}: {statuses:?}");
+    (held, statuses.iter().filter(|status| **status == 200).count())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_takes_have_so_much_memory_and_a_user_a_part_of_it() {
+    let (mut stack, url) = patient(&[]).await;
+    let mut held = Vec::new();
+    let mut paths = Vec::new();
+    // In memory a page has 1.6 MiB, as JSON ten megabytes; a user has 8 MiB of 32.
+    for user in ["user_1", "user_2", "user_3", "user_4"] {
+        let path = given_long_history(&stack, &stack.api(user)).await;
+        let (streams, served) = ask_for_all(&stack, &url, user, &path).await;
+        assert_eq!(served, 5, "{user}");
+        held.push(streams);
+        paths.push(path);
+    }
+    let (api, path) = (stack.api("user_1"), &paths[0]);
+    let refused = api.get(path).await;
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(problem(refused, 429), "rate_limited");
+    let late = given_long_history(&stack, &stack.api("user_5")).await;
+    assert_eq!(problem(stack.api("user_5").get(&late).await, 503), "service_unavailable");
     api.get("/api/webhooks").await.expect(200);
+    // What is not sent takes none of it.
+    api.raw(Method::HEAD, path, None, Bytes::new()).await.expect(200);
     let memory = stack.api.as_mut().expect("an API").memory();
     assert!(memory.peak < 256 * 1024 * 1024, "{memory:?}");
 
     drop(held);
     let page = eventually_ok("there is memory again", testkit::DEADLINE, async || {
-        let answer = api.get(&path).await;
+        let answer = api.get(path).await;
         if answer.status == 200 { Ok(answer.json()) } else { Err(answer.text()) }
     })
     .await;
@@ -204,11 +232,8 @@ async fn answers_that_nobody_takes_have_so_much_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_takes_no_answers_gets_so_many_and_others_are_served() {
-    let builder = Stack::builder().ingests(0).dispatchers(0).env("LOK__API__WRITE_TIMEOUT", "60s");
-    let builder =
-        builder.env("LOK__LIMITS__TEST_EVENTS_PER_WEBHOOK", "1000").env("LOK__API__USER_BURST", "10000");
-    let mut stack = builder.env("LOK__LIMITS__TEST_EVENTS_PER_USER", "1000").start().await;
-    let url = stack.api.as_mut().expect("an API").url().await;
+    let settings = [("LOK__API__USER_CONCURRENCY", "8"), ("LOK__API__ANSWER_MEMORY", "128MiB")];
+    let (stack, url) = patient(&settings).await;
     let path = given_long_history(&stack, &stack.api("user_1")).await;
     let token = testkit::token::hs256(stack.hs256_secret(), "user_1");
     let mut held = Vec::new();
@@ -222,4 +247,17 @@ async fn a_user_who_takes_no_answers_gets_so_many_and_others_are_served() {
     assert_eq!(problem(refused, 429), "rate_limited");
     let path = given_long_history(&stack, &stack.api("user_2")).await;
     stack.api("user_2").get(&path).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_unknown_length_has_no_chunks_for_a_client_that_does_not_know_them() {
+    let (stack, url) = patient(&[]).await;
+    let path = given_long_history(&stack, &stack.api("user_1")).await;
+    let token = testkit::token::hs256(stack.hs256_secret(), "user_1");
+    // As many proxies ask.
+    let ask = format!("GET {path} HTTP/1.0\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\r\n");
+    let answer = crate::raw::exchange(&url, ask.as_bytes()).await;
+    assert!(answer.status == 200 && !answer.head.contains("transfer-encoding"), "{}", answer.head);
+    let page: Value = serde_json::from_str(&answer.body).expect("JSON, whole, and nothing else");
+    assert_eq!(page["deliveries"].as_array().map(Vec::len), Some(100));
 }

@@ -1,5 +1,6 @@
 //! Recording attempts.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -120,33 +121,64 @@ impl Store {
     ) -> Result<HashMap<DeliveryId, Fence>, StoreError> {
         let mut attempts: Vec<_> = attempts.iter().collect();
         attempts.sort_unstable_by_key(|made| made.delivery);
-        let each = attempts.iter();
-        let ids: Vec<_> = each.clone().map(|made| made.delivery.uuid()).collect();
-        let numbers: Vec<_> = each.clone().map(|made| integer(made.attempt.get())).collect();
-        let started: Vec<_> = each.clone().map(|made| made.started_at.trunc_subsecs(3)).collect();
-        let durations: Vec<_> = each.clone().map(|made| integer(made.duration.as_millis())).collect();
-        let statuses: Vec<_> = each.clone().map(|made| made.response_status.map(i32::from)).collect();
-        let bodies: Vec<_> = each.clone().map(|made| made.response_body.as_deref().map(storable)).collect();
-        let errors: Vec<_> = each.clone().map(|made| made.error.as_deref().map(storable)).collect();
-        let results: Vec<_> = each.clone().map(|made| made.result.status().as_str()).collect();
-        let next: Vec<_> = each.clone().map(|made| made.result.next_attempt_at()).collect();
+        let ids: Vec<_> = attempts.iter().map(|made| made.delivery.uuid()).collect();
+        let made = AttemptColumns::of(attempts.into_iter());
 
         let mut connection = self.connection().await?;
         let rows: Vec<FenceRow> = Prepared(
             sql_query(RECORD)
                 .bind::<Array<SqlUuid>, _>(ids)
-                .bind::<Array<Integer>, _>(numbers)
-                .bind::<Array<Timestamptz>, _>(started)
-                .bind::<Array<Integer>, _>(durations)
-                .bind::<Array<Nullable<Integer>>, _>(statuses)
-                .bind::<Array<Nullable<Text>>, _>(bodies)
-                .bind::<Array<Nullable<Text>>, _>(errors)
-                .bind::<Array<Text>, _>(results)
-                .bind::<Array<Nullable<Timestamptz>>, _>(next),
+                .bind::<Array<Integer>, _>(made.numbers)
+                .bind::<Array<Timestamptz>, _>(made.started)
+                .bind::<Array<Integer>, _>(made.durations)
+                .bind::<Array<Nullable<Integer>>, _>(made.response_statuses)
+                .bind::<Array<Nullable<Text>>, _>(made.response_bodies)
+                .bind::<Array<Nullable<Text>>, _>(made.errors)
+                .bind::<Array<Text>, _>(made.statuses)
+                .bind::<Array<Nullable<Timestamptz>>, _>(made.next),
         )
         .load(&mut connection)
         .await?;
         Ok(fences(rows))
+    }
+}
+
+/// Attempts column by column.
+pub(crate) struct AttemptColumns<'a> {
+    pub(crate) numbers: Vec<i32>,
+    pub(crate) started: Vec<Timestamp>,
+    pub(crate) durations: Vec<i32>,
+    pub(crate) response_statuses: Vec<Option<i32>>,
+    pub(crate) response_bodies: Vec<Option<Cow<'a, str>>>,
+    pub(crate) errors: Vec<Option<Cow<'a, str>>>,
+    pub(crate) statuses: Vec<&'static str>,
+    pub(crate) next: Vec<Option<Timestamp>>,
+}
+
+impl<'a> AttemptColumns<'a> {
+    pub(crate) fn of(attempts: impl ExactSizeIterator<Item = &'a AttemptRecord>) -> Self {
+        let count = attempts.len();
+        let mut columns = Self {
+            numbers: Vec::with_capacity(count),
+            started: Vec::with_capacity(count),
+            durations: Vec::with_capacity(count),
+            response_statuses: Vec::with_capacity(count),
+            response_bodies: Vec::with_capacity(count),
+            errors: Vec::with_capacity(count),
+            statuses: Vec::with_capacity(count),
+            next: Vec::with_capacity(count),
+        };
+        for made in attempts {
+            columns.numbers.push(integer(made.attempt.get()));
+            columns.started.push(made.started_at.trunc_subsecs(3));
+            columns.durations.push(integer(made.duration.as_millis()));
+            columns.response_statuses.push(made.response_status.map(i32::from));
+            columns.response_bodies.push(made.response_body.as_deref().map(storable));
+            columns.errors.push(made.error.as_deref().map(storable));
+            columns.statuses.push(made.result.status().as_str());
+            columns.next.push(made.result.next_attempt_at());
+        }
+        columns
     }
 }
 
@@ -155,6 +187,6 @@ fn integer(number: impl TryInto<i32>) -> i32 {
 }
 
 /// PostgreSQL's text cannot hold NUL.
-fn storable(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
+fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
 }

@@ -4,6 +4,7 @@
 mod attempts;
 mod deliveries;
 mod events;
+mod first_attempts;
 mod history;
 mod listener;
 mod manual;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use domain::EventType::BookingCreated;
 use domain::protocol::DeliveryStatus;
-use store::{AttemptResult, DeliveryFilter, Page};
+use store::{AttemptResult, DeliveryFilter, FirstAttempt, NewDelivery, Page, PendingDelivery};
 use testkit::{DEADLINE, TestDatabase, eventually_ok};
 use tokio_postgres::Client;
 
@@ -65,6 +65,24 @@ async fn batches_look_into_their_own_days_only_and_by_index() {
             }
             let abandoned: Vec<_> = made.iter().map(|id| (*id, "gone")).collect();
             store.abandon_deliveries(&abandoned).await.unwrap();
+
+            let events: Vec<_> = (0..20).map(|_| event(None, at)).collect();
+            store.insert_events(&events, at).await.unwrap();
+            let made: Vec<_> = events.iter().map(|event| delivery(event.id, webhook)).collect();
+            store.wanted(&[(webhook, BookingCreated)]).await.unwrap();
+            let asked: Vec<_> = made.iter().map(|made| (made.id, made.webhook)).collect();
+            store.look_again(&asked).await.unwrap();
+            let (settled, pending) = made.split_at(10);
+            let first = |delivery: &NewDelivery| FirstAttempt {
+                delivery: *delivery,
+                created_at: at,
+                made: attempt(delivery.id, 1, AttemptResult::Success),
+            };
+            store.settle(&settled.iter().map(first).collect::<Vec<_>>()).await.unwrap();
+            let pending = pending.iter().map(|new| PendingDelivery { delivery: *new, created_at: at, due: at });
+            store.write_pending(&pending.collect::<Vec<_>>()).await.unwrap();
+            let ids: Vec<_> = events.iter().map(|event| event.id).collect();
+            store.mark_fanned_out(&ids).await.unwrap();
         }
     }
     let after = scans(&client).await;

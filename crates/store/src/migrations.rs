@@ -44,8 +44,9 @@ fn unavailable(error: ConnectionError) -> StoreError {
 
 impl Store {
     /// Brings the schema to this program's version and makes the partitions of the next days. Returns what was
-    /// applied. Runs at the same time wait for each other. Services that are at work wait for at most 2 seconds at a time, for
-    /// whoever waits for a lock on a table holds up everybody who comes after.
+    /// applied. Runs at the same time wait for each other. A migration waits for its locks for at most 2
+    /// seconds at a time, for whoever waits for a lock on a table holds up everybody who comes after; what it does with them, an
+    /// index for example, takes as long as it takes.
     pub async fn migrate(&self, now: Timestamp) -> Result<Vec<String>, StoreError> {
         // A connection of its own: the lock is held by the session and ends with it.
         let mut connection = self.connector.connect().await.map_err(unavailable)?;

@@ -58,8 +58,7 @@ impl Told {
     }
 
     /// Whether a webhook's trouble is to be told: it was not within the last minute, and that of not too many others was.
-    /// The log says how many
-    /// are left out.
+    /// How many are left out is told here.
     pub(crate) fn is_news_about(&self, webhook: WebhookId) -> bool {
         let news = self.webhooks.lock().unwrap_or_else(PoisonError::into_inner).ask(webhook, Instant::now());
         if let Some(others) = news.others {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use broker::{Backoff, Broker, BrokerConfig, BrokerError, Topology};
+use domain::pace::ParkDelays;
 use service::Settings;
 use store::{KeyError, SecretKeys, Store, StoreConfig, StoreError};
 use wire::Names;
@@ -46,7 +47,13 @@ pub fn late(settings: &Settings) -> Duration {
 /// The topology, the same whichever service declares it.
 pub fn topology(settings: &Settings) -> Topology {
     let delays: Vec<Duration> = settings.delivery.retry_delays.0.iter().map(|delay| delay.0).collect();
-    wire::topology::topology(&names(settings), &delays, settings.delivery.park_delay.0)
+    wire::topology::topology(&names(settings), &delays, &park_delays(settings))
+}
+
+/// How long jobs are parked.
+pub fn park_delays(settings: &Settings) -> ParkDelays {
+    let delivery = &settings.delivery;
+    ParkDelays::new(delivery.park_delays.0.iter().chain([&delivery.park_delay]).map(|delay| delay.0))
 }
 
 /// The database, under the service's name. Does not connect yet. Without `secrets.keys` it can neither store
@@ -112,7 +119,7 @@ mod tests {
         let queues: Vec<_> = topology.queue_names().collect();
         assert!(queues.contains(&"t1.webhooks.retry.1s"), "{queues:?}");
         assert!(queues.contains(&"t1.webhooks.retry.2s"), "{queues:?}");
-        assert!(queues.contains(&"t1.webhooks.park.5s"), "{queues:?}");
+        assert!(queues.contains(&"t1.webhooks.park.30s"), "{queues:?}");
     }
 
     #[test]

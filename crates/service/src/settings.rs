@@ -179,10 +179,18 @@ settings! {
         max_wait: Span = Span::millis(500),
         /// How long a parked attempt stays parked.
         park_delay: Span = Span::secs(5),
+        /// How long attempts stay parked, the shortest first. A longer one is for a receiver that has not answered for that long; the last
+        /// has to be longer than an attempt takes.
+        park_delays: List<Span> = List(vec![Span::secs(5), Span::secs(30), Span::secs(120)]),
         /// Attempts taken ahead from the broker.
         prefetch: u16 = 2000,
         /// Fan-out messages taken ahead from the broker.
-        fan_out_prefetch: u16 = 16,
+        fan_out_prefetch: u16 = 256,
+        /// Deliveries of one event whose first attempts are made by the dispatcher that fans it out; those of an event with more are
+        /// spread over all dispatchers.
+        inline_fan_out: u32 = 1000,
+        /// Longest time that an event's message is held for a request under way; then another message stands for its delivery.
+        hold: Span = Span::millis(500),
         /// Bodies up to this size travel with every attempt; larger ones are read when it is made.
         inline_body: Size = Size(16 * 1024),
         /// Memory for larger bodies: those of the requests on the wire. A dispatcher takes twice as much while it reads them.
@@ -377,6 +385,7 @@ impl Settings {
         );
         bound("delivery.prefetch", self.delivery.prefetch.into(), 1, 60_000);
         bound("delivery.fan_out_prefetch", self.delivery.fan_out_prefetch.into(), 1, 1000);
+        bound("delivery.inline_fan_out", self.delivery.inline_fan_out.into(), 1, 100_000);
         bound("delivery.body_memory", bytes(self.delivery.body_memory), 1024, MAX_BODY);
         bound("egress.dns_lookups", self.egress.dns_lookups.into(), 1, 100_000);
         bound("egress.dns_cache", self.egress.dns_cache.into(), 0, 10_000_000);
@@ -424,6 +433,7 @@ impl Settings {
         );
         span("egress.idle_timeout", self.egress.idle_timeout, Span::millis(1), Span::secs(3600));
         span("egress.connection_lifetime", self.egress.connection_lifetime, Span::secs(1), day);
+        span("delivery.hold", self.delivery.hold, Span::millis(1), Span::secs(3600));
         span("delivery.max_wait", self.delivery.max_wait, Span::millis(1), Span::secs(3600));
         span("cache.max_age", self.cache.max_age, Span::millis(10), Span::secs(3600));
         span("auth.jwks_max_age", self.auth.jwks_max_age, Span::millis(100), day);
@@ -435,9 +445,30 @@ impl Settings {
         for delay in &self.delivery.retry_delays.0 {
             span("delivery.retry_delays", *delay, Span::millis(1), Span::secs(7 * 86_400));
         }
+        for delay in &self.delivery.park_delays.0 {
+            span("delivery.park_delays", *delay, Span::millis(10), Span::secs(3600));
+        }
         if self.delivery.retry_delays.0.len() > 20 {
             wrong.push(("delivery.retry_delays", "must be at most 20 waits".to_owned()));
         }
+        wrong.extend(self.delivery.park_delays_wrong().map(|reason| ("delivery.park_delays", reason)));
         wrong
+    }
+}
+
+impl Delivery {
+    /// What is wrong with the ladder of delays, if anything is.
+    fn park_delays_wrong(&self) -> Option<String> {
+        let delays = &self.park_delays.0;
+        if delays.is_empty() || delays.len() > 10 {
+            return Some("must be 1 to 10 delays".to_owned());
+        }
+        if !delays.is_sorted_by(|shorter, longer| shorter < longer) {
+            return Some("must ascend".to_owned());
+        }
+        // What stands in for a request must not come out before the request is over and recorded.
+        let least = Span(self.timeout.0 + Duration::from_secs(1));
+        let longest = delays.last().filter(|longest| **longest <= least)?;
+        Some(format!("the last must be longer than {least}, which is delivery.timeout and 1s, is {longest}"))
     }
 }

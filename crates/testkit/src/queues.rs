@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use broker::{Backoff, Broker, BrokerConfig};
+use domain::pace::ParkDelays;
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use lapin::{Connection, ConnectionProperties};
 use tokio_postgres::{Client, NoTls};
@@ -27,20 +28,20 @@ pub struct TestQueues {
     run: String,
     prefix: String,
     retry_delays: Vec<Duration>,
-    park_delay: Duration,
+    park_delays: ParkDelays,
 }
 
 impl TestQueues {
     /// Reserves a prefix. Nothing is declared: services do that.
-    pub async fn reserve(retry_delays: Vec<Duration>, park_delay: Duration) -> Self {
-        Self::reserve_on(&Servers::shared(), retry_delays, park_delay).await
+    pub async fn reserve(retry_delays: Vec<Duration>, park_delays: impl Into<ParkDelays>) -> Self {
+        Self::reserve_on(&Servers::shared(), retry_delays, park_delays.into()).await
     }
 
     /// The same on these servers.
-    pub async fn reserve_on(servers: &Servers, retry_delays: Vec<Duration>, park_delay: Duration) -> Self {
+    pub async fn reserve_on(servers: &Servers, retry_delays: Vec<Duration>, park_delays: ParkDelays) -> Self {
         let run = run_id::new();
         let queues =
-            Self { servers: servers.clone(), prefix: format!("t_{run}."), run, retry_delays, park_delay };
+            Self { servers: servers.clone(), prefix: format!("t_{run}."), run, retry_delays, park_delays };
         if !servers.are_shared() {
             return queues;
         }
@@ -65,7 +66,7 @@ impl TestQueues {
 
     /// The topology that services with the same settings declare.
     pub fn topology(&self) -> broker::Topology {
-        wire::topology::topology(&self.names(), &self.retry_delays, self.park_delay)
+        wire::topology::topology(&self.names(), &self.retry_delays, &self.park_delays)
     }
 
     fn queue_names(&self) -> Vec<String> {

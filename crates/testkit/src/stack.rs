@@ -5,6 +5,7 @@ use std::fmt;
 
 use broker::{Broker, Message, Publisher, PublisherConfig};
 use domain::EventType;
+use domain::pace::ParkDelays;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
 
@@ -142,7 +143,8 @@ async fn reserve_queues(servers: &Servers, environment: &BTreeMap<String, String
     let settings = service::settings::load(environment, &[]);
     let delivery = settings.unwrap_or_else(|error| panic!("the test's settings: {error}")).delivery;
     let retry_delays = delivery.retry_delays.0.iter().map(|delay| delay.0).collect();
-    TestQueues::reserve_on(servers, retry_delays, delivery.park_delay.0).await
+    let park_delays = delivery.park_delays.0.iter().chain([&delivery.park_delay]).map(|delay| delay.0);
+    TestQueues::reserve_on(servers, retry_delays, ParkDelays::new(park_delays)).await
 }
 
 /// 256 random bits as text.

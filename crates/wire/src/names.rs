@@ -71,6 +71,11 @@ impl Names {
         self.name(&format!("webhooks.park.{}", delay_text(delay)))
     }
 
+    /// Events that may be in somebody's hands, coming back after `delay`.
+    pub fn fan_out_park_queue(&self, delay: Duration) -> String {
+        self.name(&format!("webhooks.fanout.park.{}", delay_text(delay)))
+    }
+
     /// Deliveries that failed for good: a bounded feed for operators; the truth is in the database.
     pub fn dead_queue(&self) -> String {
         self.name("webhooks.dead")

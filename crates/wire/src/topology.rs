@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use broker::{Queue, Topology};
+use domain::pace::ParkDelays;
 
 use crate::names::Names;
 
@@ -15,8 +16,9 @@ const DELIVERY_LIMIT: u32 = 1000;
 /// Final failures kept for operators to look at.
 const DEAD_MESSAGES: u32 = 100_000;
 
-/// The platform's topology, with one retry queue for every delay of the schedule and one park queue.
-pub fn topology(names: &Names, retry_delays: &[Duration], park_delay: Duration) -> Topology {
+/// The platform's topology, with one retry queue for every delay of the schedule and one park queue for every
+/// rung of the ladder.
+pub fn topology(names: &Names, retry_delays: &[Duration], park_delays: &ParkDelays) -> Topology {
     let rejected = names.rejected_queue();
     let work = |name: String| Queue::work_setting_aside(name, DELIVERY_LIMIT, &rejected);
     let mut topology = Topology::default()
@@ -37,7 +39,11 @@ pub fn topology(names: &Names, retry_delays: &[Duration], park_delay: Duration) 
     for delay in delays {
         topology = topology.queue(Queue::delay(names.retry_queue(delay), delay, names.deliver_queue()));
     }
-    topology.queue(Queue::delay(names.park_queue(park_delay), park_delay, names.deliver_queue()))
+    for delay in park_delays.all() {
+        topology = topology.queue(Queue::delay(names.park_queue(*delay), *delay, names.deliver_queue()));
+    }
+    let shortest = park_delays.delay(0);
+    topology.queue(Queue::delay(names.fan_out_park_queue(shortest), shortest, names.fan_out_queue()))
 }
 
 #[cfg(test)]
@@ -47,7 +53,7 @@ mod tests {
     #[test]
     fn every_delay_of_the_schedule_has_its_queue_once_and_work_queues_come_before_delays() {
         let delays = [300, 60, 60].map(Duration::from_secs);
-        let topology = topology(&Names::default(), &delays, Duration::from_secs(5));
+        let topology = topology(&Names::default(), &delays, &ParkDelays::default());
         let names: Vec<_> = topology.queue_names().collect();
         assert_eq!(
             names,
@@ -63,6 +69,9 @@ mod tests {
                 "webhooks.retry.60s",
                 "webhooks.retry.300s",
                 "webhooks.park.5s",
+                "webhooks.park.30s",
+                "webhooks.park.120s",
+                "webhooks.fanout.park.5s",
             ]
         );
     }

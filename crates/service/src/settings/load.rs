@@ -362,6 +362,24 @@ mod tests {
     }
 
     #[test]
+    fn parking_is_a_ladder_that_ends_beyond_the_longest_attempt() {
+        let refused = |delays: &str, timeout: &str| {
+            error(&[("LOK__DELIVERY__PARK_DELAYS", delays), ("LOK__DELIVERY__TIMEOUT", timeout)])
+        };
+        for (delays, timeout, why) in [
+            ("", "10s", "must be 1 to 10 delays"),
+            ("30s,5s", "2s", "must ascend"),
+            ("5s,5s", "2s", "must ascend"),
+            ("5s,11s", "10s", "the last must be longer than 11s, which is delivery.timeout and 1s, is 11s"),
+            ("5s,2h", "10s", "must be 10ms to 3600s, is 7200s"),
+        ] {
+            assert_eq!(refused(delays, timeout), format!("LOK__DELIVERY__PARK_DELAYS: {why}"));
+        }
+        let settings = load(&environment(&[("LOK__DELIVERY__PARK_DELAYS", "1s, 11001ms")]), &[]).unwrap();
+        assert_eq!(settings.delivery.park_delays.0, [Span::secs(1), Span::millis(11_001)]);
+    }
+
+    #[test]
     fn what_a_service_needs_and_nobody_set_is_listed() {
         let message = load(&environment(&[]), &["database.url", "amqp.url"]).unwrap_err().to_string();
         assert!(message.contains("LOK__DATABASE__URL") && message.contains("LOK__AMQP__URL"), "{message}");

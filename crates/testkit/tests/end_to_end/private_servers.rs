@@ -18,7 +18,7 @@ fn topology() -> Topology {
     wire::topology::topology(
         &Names::new("own.".to_owned()),
         &[Duration::from_secs(60)],
-        Duration::from_secs(5),
+        &Duration::from_secs(5).into(),
     )
 }
 

@@ -8,6 +8,7 @@ mod events;
 mod first_attempts;
 mod history;
 mod id_range;
+mod idempotency;
 mod listener;
 mod manual;
 mod migrations;
@@ -27,6 +28,7 @@ pub use error::{SchemaMismatch, StoreError};
 pub use events::{Inserted, NewEvent, StoredEvent};
 pub use first_attempts::{FirstAttempt, PendingDelivery, Unwritten};
 pub use history::{Delivery, DeliveryFilter, DeliveryPage, Page, Statistics};
+pub use idempotency::IdempotencyKey;
 pub use listener::{Change, ChangeListener};
 pub use manual::ManualLimits;
 pub use pool::{Store, StoreConfig};
@@ -34,6 +36,6 @@ pub use recovery::{Lost, LostCounts, LostEvents, RecoverySession, ReissuedJob};
 pub use reissue::{Deferral, Reissue};
 pub use rotation::{EncryptedAnew, KeyUse, Unreadable, Which};
 pub use webhooks::{
-    CreateError, Created, Disclosed, IdempotencyKey, NewWebhook, PreviousSecret, Subscription, Webhook,
-    WebhookChanges, WebhookPage, WebhookTarget,
+    CreateError, Created, Disclosed, NewWebhook, PreviousSecret, Subscription, Webhook, WebhookChanges,
+    WebhookPage, WebhookTarget,
 };

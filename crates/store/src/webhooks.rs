@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use diesel::dsl::min;
 use diesel::prelude::{AsChangeset, Queryable, Selectable};
 use diesel::sql_types::Text;
 use diesel::{
@@ -19,11 +18,9 @@ use uuid::Uuid;
 use crate::encryption::{DecryptError, Encrypted, SecretKeys};
 use crate::error::StoreError;
 use crate::history::Page;
+use crate::idempotency::IdempotencyKey;
 use crate::pool::Store;
-use crate::schema::{idempotency_keys, webhooks};
-
-/// How long an `Idempotency-Key` is remembered.
-const KEY_LIFE: Duration = Duration::from_hours(24);
+use crate::schema::webhooks;
 
 /// A webhook as its owner sees it: without its secret, so that looking at webhooks needs none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,17 +106,6 @@ pub struct NewWebhook {
     pub secret: WebhookSecret,
     /// When it is created.
     pub created_at: Timestamp,
-}
-
-/// A developer's `Idempotency-Key`: creating again with the same key answers with the first webhook.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdempotencyKey {
-    /// The key.
-    pub key: String,
-    /// A digest of the request, to tell a repetition from a mistake.
-    pub fingerprint: Vec<u8>,
-    /// How many keys of a user are remembered; more have to wait until the oldest has had its 24 hours.
-    pub most: u32,
 }
 
 /// What creating a webhook gave.
@@ -294,8 +280,7 @@ impl Store {
                 }
                 let row = insert(connection, &new, &encrypted).await?;
                 if let Some(key) = &idempotency {
-                    make_room(connection, &new, key).await?;
-                    remember(connection, &new, key).await?;
+                    key.remember(connection, &new).await?;
                 }
                 Ok(Created::New(Disclosed { webhook: row.into_webhook(), secret: new.secret.clone() }))
             })
@@ -309,18 +294,10 @@ impl Store {
         new: &NewWebhook,
         key: &IdempotencyKey,
     ) -> Result<Option<Created>, CreateError> {
-        let found: Option<(Vec<u8>, Uuid)> = idempotency_keys::table
-            .find((new.user.as_str(), &key.key))
-            .filter(idempotency_keys::created_at.ge(new.created_at - KEY_LIFE))
-            .select((idempotency_keys::fingerprint, idempotency_keys::webhook_id))
-            .first(connection)
-            .await
-            .optional()?;
-        let Some((fingerprint, webhook)) = found else { return Ok(None) };
-        if fingerprint != key.fingerprint {
-            return Err(CreateError::KeyReused);
-        }
-        match find(connection, &new.user, WebhookId::from_uuid(webhook)).await? {
+        let Some(webhook) = key.webhook(connection, &new.user, new.created_at).await? else {
+            return Ok(None);
+        };
+        match find(connection, &new.user, webhook).await? {
             Some(row) => {
                 // Kept for 24 hours after a regeneration: longer than the key, which is older.
                 let was_regenerated = row.previous_secret_until.is_some();
@@ -526,49 +503,4 @@ async fn insert(
         .get_result(connection)
         .await?;
     Ok(row)
-}
-
-/// Makes sure that the user's keys are not too many. Exact under concurrency, because creates of one user wait for each other;
-/// costs an index scan of the user's keys.
-async fn make_room(
-    connection: &mut AsyncPgConnection,
-    new: &NewWebhook,
-    key: &IdempotencyKey,
-) -> Result<(), CreateError> {
-    let keys = idempotency_keys::table
-        .filter(idempotency_keys::user_id.eq(new.user.as_str()))
-        .filter(idempotency_keys::created_at.ge(new.created_at - KEY_LIFE));
-    let count: i64 = keys.count().get_result(connection).await?;
-    if count < i64::from(key.most) {
-        return Ok(());
-    }
-    let oldest: Option<Timestamp> =
-        keys.select(min(idempotency_keys::created_at)).get_result(connection).await?;
-    let wait = oldest.and_then(|oldest| (oldest + KEY_LIFE - new.created_at).to_std().ok());
-    Err(CreateError::TooManyKeys { limit: key.most, wait: wait.unwrap_or_default() })
-}
-
-async fn remember(
-    connection: &mut AsyncPgConnection,
-    new: &NewWebhook,
-    key: &IdempotencyKey,
-) -> Result<(), StoreError> {
-    let remembered = (
-        idempotency_keys::fingerprint.eq(&key.fingerprint),
-        idempotency_keys::webhook_id.eq(new.id.uuid()),
-        idempotency_keys::created_at.eq(new.created_at),
-    );
-    // A key that has had its time may still be there.
-    diesel::insert_into(idempotency_keys::table)
-        .values((
-            idempotency_keys::user_id.eq(new.user.as_str()),
-            idempotency_keys::key.eq(&key.key),
-            remembered,
-        ))
-        .on_conflict((idempotency_keys::user_id, idempotency_keys::key))
-        .do_update()
-        .set(remembered)
-        .execute(connection)
-        .await?;
-    Ok(())
 }

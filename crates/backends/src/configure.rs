@@ -53,7 +53,7 @@ pub fn topology(settings: &Settings) -> Topology {
 /// How long jobs are parked.
 pub fn park_delays(settings: &Settings) -> ParkDelays {
     let delivery = &settings.delivery;
-    ParkDelays::new(delivery.park_delays.0.iter().chain([&delivery.park_delay]).map(|delay| delay.0))
+    ParkDelays::new(delivery.park_delays.0.iter().map(|delay| delay.0))
 }
 
 /// The database, under the service's name. Does not connect yet. Without `secrets.keys` it can neither store

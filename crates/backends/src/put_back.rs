@@ -55,7 +55,7 @@ impl PutBack<'_> {
         let (count, queue) = (events.len(), self.names.fan_out_queue());
         let messages = FanOut::grouped(events.into_iter().map(to_fan_out))
             .into_iter()
-            .map(|fan_out| Message::to_queue(&queue, fan_out.encode()).content_type(PROTOBUF));
+            .map(|fan_out| Message::to_queue(&queue, fan_out.encode()).content_type(PROTOBUF).redelivered());
         let _ = self.publisher.publish_all(messages).await?;
         Ok(count)
     }

@@ -35,7 +35,7 @@ pub(crate) const MAX_SHUTDOWN: Duration = Duration::from_secs(15 + 5);
 const ENVIRONMENT: [(&str, &str); 12] = [
     ("LOK__DELIVERY__RETRY_DELAYS", "2s,5s"),
     ("LOK__DELIVERY__TIMEOUT", "2s"),
-    ("LOK__DELIVERY__PARK_DELAY", "2s"),
+    ("LOK__DELIVERY__PARK_DELAYS", "2s,30s"),
     ("LOK__DELIVERY__MAX_IN_FLIGHT", "64"),
     ("LOK__DELIVERY__MAX_IN_FLIGHT_PER_WEBHOOK", "16"),
     ("LOK__AMQP__HEARTBEAT", "2s"),

@@ -1,25 +1,29 @@
 //! From stored events to delivery jobs.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use backends::{Availability, Chain};
-use broker::{Confirmed, Consumer, Message, Received};
+use broker::{Batch, Confirmed, Consumer, Message, Received};
 use bytes::Bytes;
-use domain::protocol::{Fence, Taken, Ticket};
+use domain::protocol::{DeliveryStatus, Fence, Taken, Ticket};
 use domain::retry::AttemptNumber;
 use domain::{DeliveryId, EventId, Timestamp, WebhookId};
-use futures_util::FutureExt as _;
+use futures_util::future::try_join_all;
 use isolation::{Isolation, MAY_TAKE, Stopping, Work};
 use metrics::counter;
 use service::Clock;
-use store::{NewDelivery, Store, StoreError};
+use store::{DeliveryState, NewDelivery, Store, StoreError};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 use wire::rejected::UNUSABLE;
 use wire::{DeliveryJob, FanOut, FanOutEvent, PROTOBUF};
 
+use crate::attempts::{Attempts, Unwritten};
+use crate::first_attempts::{First, FirstAttempts, Look, UnderWay};
+use crate::journal::JournalError;
 use crate::outbox::Outbox;
 use crate::reconcile::Probes;
 use crate::subscriptions::Subscriptions;
@@ -27,8 +31,8 @@ use crate::subscriptions::Subscriptions;
 /// Deliveries written with one statement and handed over together: what a large fan-out holds in memory.
 const CHUNK: usize = 1000;
 
-/// Bytes of messages taken together.
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of messages taken together: they are held together.
+const BATCH_BYTES: usize = 256 * 1024;
 
 /// The stage that fans events out.
 pub(crate) struct FanOutStage {
@@ -39,6 +43,10 @@ pub(crate) struct FanOutStage {
     pub(crate) probes: Probes,
     pub(crate) isolation: Isolation,
     pub(crate) clock: Clock,
+    pub(crate) attempts: Arc<Attempts>,
+    pub(crate) first_attempts: Arc<FirstAttempts>,
+    /// Deliveries of one event whose first attempts this dispatcher makes; those of an event with more are spread over all.
+    pub(crate) inline_fan_out: usize,
     /// Messages taken together: the consumer's prefetch.
     pub(crate) batch_messages: usize,
     /// Bodies up to this many bytes travel with the jobs.
@@ -47,6 +55,23 @@ pub(crate) struct FanOutStage {
 
 /// An event and how its message came.
 type Event = (FanOutEvent, Taken);
+
+/// Deliveries that may be made.
+#[derive(Default)]
+struct Candidates {
+    /// Of events with so few of them that this dispatcher makes their first attempts.
+    few: Vec<Candidate>,
+    /// Events with more: their places among the events.
+    many: Vec<usize>,
+}
+
+/// A delivery that may be made.
+struct Candidate {
+    /// The event's place among the events.
+    index: usize,
+    webhook: WebhookId,
+    delivery: DeliveryId,
+}
 
 /// Deliveries on their way to the database, each with the event whose job it is.
 #[derive(Default)]
@@ -58,7 +83,7 @@ struct Chunk<'a> {
 }
 
 impl FanOutStage {
-    /// Works messages off, batch after batch, until `stopping`.
+    /// Works messages off until `stopping`, each batch in a task of its own; the consumer's prefetch bounds them.
     pub(crate) async fn run(self: Arc<Self>, mut consumer: Consumer, stopping: CancellationToken) {
         loop {
             let batch = tokio::select! {
@@ -67,30 +92,162 @@ impl FanOutStage {
                 batch = consumer.next_batch(self.batch_messages, BATCH_BYTES) => batch,
             };
             let Some(batch) = batch else { break };
-            let Ok(proof) = self.isolation.work_off(&*self, batch.messages()).boxed().await else { break };
-            batch.ack(proof);
+            self.first_attempts.tasks.spawn(self.clone().take(batch));
         }
         consumer.cancel().await;
     }
 
-    /// When this returns, every delivery of these messages is committed and every job confirmed.
+    async fn take(self: Arc<Self>, batch: Batch) {
+        // Given up, its messages come back when the channel closes.
+        if let Ok(proof) = self.isolation.work_off(&*self, batch.messages()).await {
+            batch.ack_alone(proof);
+        }
+    }
+
+    /// When this returns, what these messages ask for is done, or other messages stand for it.
     async fn fan_out_messages(&self, messages: &[Received]) -> Result<Confirmed, Stopping> {
-        let mut events = Vec::new();
+        let (mut fresh, mut from_before) = (Vec::new(), Vec::new());
         let mut proof = Confirmed::nothing_to_publish();
         for message in messages {
             if self.probes.take(message).await {
                 continue;
             }
-            let taken = if message.redelivered { Taken::Again } else { Taken::First };
             match FanOut::decode(message.body.clone()) {
-                Ok(decoded) => events.extend(decoded.events.into_iter().map(|event| (event, taken))),
+                Ok(decoded) if message.redelivered => from_before.extend(as_taken(decoded.events, Taken::Again)),
+                // The first may be in somebody's hands: looked at later, the rows will tell.
+                Ok(_) if message.may_be_copy => proof = proof.and(self.outbox.park_fan_out(message).await),
+                Ok(decoded) => fresh.extend(decoded.events),
                 Err(error) => {
                     let message = message.forward_to(self.isolation.queue());
                     proof = proof.and(self.isolation.set_aside(message, UNUSABLE, &error.to_string()).await?);
                 }
             }
         }
-        Ok(proof.and(self.fan_out_or_set_aside(&events).await?))
+        if !fresh.is_empty() {
+            proof = proof.and(self.attempt(fresh).await?);
+        }
+        if from_before.is_empty() {
+            return Ok(proof);
+        }
+        Ok(proof.and(self.fan_out_or_set_aside(&from_before).await?))
+    }
+
+    /// Makes the first attempts of events that nobody had before, and marks them once every delivery is written or another
+    /// message stands for it.
+    async fn attempt(&self, events: Vec<FanOutEvent>) -> Result<Confirmed, Stopping> {
+        let Some(candidates) = self.candidates(&events).await else {
+            // Which of them the database refuses is found out there.
+            return self.fan_out_or_set_aside(&as_taken(events, Taken::First)).await;
+        };
+        let mut under_way = Vec::with_capacity(candidates.few.len());
+        let mut started = Ok(());
+        for chunk in candidates.few.chunks(self.first_attempts.room.size().min(CHUNK)) {
+            started = self.start(&events, chunk, &mut under_way).await;
+            if started.is_err() {
+                break;
+            }
+        }
+        let mut proof = Confirmed::nothing_to_publish();
+        for attempt in under_way {
+            proof = proof.and(attempt.settled().await?);
+        }
+        match started {
+            Ok(()) => {}
+            Err(JournalError::Stopped(_)) => return Err(Stopping),
+            // What was started is written and will be found.
+            Err(JournalError::Refused(_)) => {
+                return Ok(proof.and(self.fan_out_or_set_aside(&as_taken(events, Taken::First)).await?));
+            }
+        }
+
+        let large: HashSet<_> = candidates.many.iter().map(|index| events[*index].id).collect();
+        let (large, small): (Vec<_>, Vec<_>) =
+            events.into_iter().partition(|event| large.contains(&event.id));
+        counter!("fanout_events_total").increment(small.len() as u64);
+        self.mark(&small).await?;
+        if large.is_empty() {
+            return Ok(proof);
+        }
+        Ok(proof.and(self.fan_out_or_set_aside(&as_taken(large, Taken::First)).await?))
+    }
+
+    /// Who may get which event; `None` if the database refuses to tell.
+    async fn candidates(&self, events: &[FanOutEvent]) -> Option<Candidates> {
+        let recipients = events.iter().flat_map(|event| &event.recipients);
+        let subscriptions = self.subscriptions.of(recipients).await.ok()?;
+        let mut candidates = Candidates::default();
+        let mut known = HashSet::new();
+        for (index, event) in events.iter().enumerate() {
+            let before = candidates.few.len();
+            let of_user = event.recipients.iter().filter_map(|user| subscriptions.get(user));
+            for webhook in of_user.flat_map(|subscribed| subscribed.to(event.event_type)) {
+                let delivery = DeliveryId::of(event.id, webhook);
+                // An event may stand twice in a batch.
+                if known.insert(delivery) {
+                    candidates.few.push(Candidate { index, webhook, delivery });
+                }
+            }
+            if candidates.few.len() - before > self.inline_fan_out {
+                candidates.few.truncate(before);
+                candidates.many.push(index);
+            }
+        }
+        Some(candidates)
+    }
+
+    /// Looks at the webhooks and starts the first attempts to those that take the event.
+    async fn start(
+        &self,
+        events: &[FanOutEvent],
+        chunk: &[Candidate],
+        under_way: &mut Vec<UnderWay>,
+    ) -> Result<(), JournalError> {
+        let mut room = self.first_attempts.room.take(chunk.len()).await;
+        let at = Instant::now();
+        let asked: HashSet<_> =
+            chunk.iter().map(|candidate| (candidate.webhook, events[candidate.index].event_type)).collect();
+        let looking = asked.into_iter().map(async |(webhook, event_type)| {
+            let revision = self.attempts.journal.wanted(webhook, event_type).await?;
+            Ok::<_, JournalError>(((webhook, event_type), revision))
+        });
+        let revisions: HashMap<_, _> = try_join_all(looking).await?.into_iter().collect();
+
+        let created_at = self.clock.now();
+        let mut started = 0;
+        for Candidate { index, webhook, delivery } in chunk {
+            let event = &events[*index];
+            let revision = revisions.get(&(*webhook, event.event_type)).copied().flatten();
+            let (Some(revision), Some(room)) = (revision, room.split(1)) else { continue };
+            started += 1;
+            let new = NewDelivery {
+                id: *delivery,
+                webhook: *webhook,
+                event: event.id,
+                event_type: event.event_type,
+            };
+            let first = First {
+                job: self.job(*delivery, Fence::FIRST, event, *webhook),
+                body: event.body.clone(),
+                unwritten: Unwritten::new(new, created_at),
+                look: Look { revision, at },
+            };
+            under_way.push(self.first_attempts.start(first, room));
+        }
+        counter!("fanout_deliveries_total").increment(started);
+        Ok(())
+    }
+
+    async fn mark(&self, events: &[FanOutEvent]) -> Result<(), Stopping> {
+        let ids = events.iter().map(|event| event.id).collect();
+        match self.attempts.journal.mark_fanned_out(ids).await {
+            Ok(()) => Ok(()),
+            Err(JournalError::Stopped(_)) => Err(Stopping),
+            // Nothing is left to do for them, but the reconciler would think so.
+            Err(JournalError::Refused(_)) => {
+                self.leave(events, None).await;
+                Ok(())
+            }
+        }
     }
 
     /// One event that the database refuses must not take the others with it: events that are refused are tried in
@@ -134,10 +291,10 @@ impl FanOutStage {
         Ok(proof.and(self.flush(chunk).await?))
     }
 
-    /// Writes deliveries and hands over the jobs of those that are new. Of a message that came back also those
-    /// that were written but never attempted, issued anew: the earlier holder may not have come to hand them over, or
-    /// still be at it. The same where writing took several tries: one may have been committed and its answer lost on the
-    /// way.
+    /// Writes deliveries and hands over the jobs of those that are new. Of a message that came back also those that were
+    /// written: never attempted, they are issued anew, for the earlier holder may not have come to hand them over, or still
+    /// be at it; attempted and not done, whoever takes the job hands over what follows. The same where writing took several
+    /// tries: one may have been committed and its answer lost on the way.
     async fn flush(&self, chunk: Chunk<'_>) -> Result<Confirmed, StoreError> {
         let (deliveries, completed) = (&chunk.deliveries, &chunk.completed);
         let now = self.clock.now();
@@ -156,17 +313,30 @@ impl FanOutStage {
         let from_before: Vec<_> =
             deliveries.iter().map(|delivery| delivery.id).filter(is_from_before).collect();
         let mut to_hand_over: HashMap<_, _> = new.iter().map(|id| (*id, Fence::FIRST)).collect();
+        let mut attempted = HashMap::new();
         if !from_before.is_empty() {
             let reissuing = || self.store.reissue_unattempted(&from_before, self.clock.now());
             to_hand_over.extend(self.availability.until_available(reissuing).await?);
+            let others: Vec<_> = from_before
+                .iter()
+                .filter(|id| !to_hand_over.contains_key(id))
+                .map(|id| (*id, false))
+                .collect();
+            let states = self.availability.until_available(|| self.store.check_deliveries(&others)).await?;
+            let is_open = |state: &DeliveryState| {
+                state.row.status == DeliveryStatus::Pending && state.row.attempts > 0
+            };
+            let open = states.iter().filter(|(_, state)| is_open(state));
+            attempted.extend(open.map(|(id, state)| (*id, state.row.fence)));
         }
 
         counter!("fanout_deliveries_total").increment(to_hand_over.len() as u64);
-        let jobs = to_hand_over.iter().filter_map(|(id, fence)| {
+        let job = |(id, fence): (&DeliveryId, &Fence)| {
             let ((event, _), webhook) = chunk.events.get(id)?;
             Some(self.job(*id, *fence, event, *webhook))
-        });
-        Ok(self.outbox.deliver(jobs).await)
+        };
+        let proof = self.outbox.deliver(to_hand_over.iter().filter_map(job)).await;
+        Ok(proof.and(self.outbox.deliver_again(attempted.iter().filter_map(job)).await))
     }
 
     fn job(
@@ -226,6 +396,10 @@ impl Work for FanOutStage {
         self.leave(&events_of(message), None).await;
         Ok(())
     }
+}
+
+fn as_taken(events: Vec<FanOutEvent>, taken: Taken) -> Vec<Event> {
+    events.into_iter().map(|event| (event, taken)).collect()
 }
 
 /// What a message holds; nothing if it cannot be read.

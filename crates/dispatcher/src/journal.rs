@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use backends::{Availability, Chain};
 use domain::protocol::Fence;
-use domain::{DeliveryId, WebhookId};
+use domain::{DeliveryId, EventId, EventType, WebhookId};
 use group_commit::{Bounds, GroupCommit, Stopped};
 use store::{
-    AttemptRecord, DecryptError, Deferral, DeliveryState, Reissue, Store, StoreError, WebhookTarget,
+    AttemptRecord, DecryptError, Deferral, DeliveryState, FirstAttempt, PendingDelivery, Reissue, Store,
+    StoreError, Unwritten, WebhookTarget,
 };
 use tokio_util::task::TaskTracker;
 use tracing::error;
@@ -125,6 +126,68 @@ impl Statement for LoadTarget {
     }
 }
 
+struct LookAtWebhooks;
+
+impl Statement for LookAtWebhooks {
+    type Item = (WebhookId, EventType);
+    type Answer = Option<i64>;
+
+    async fn run(store: &Store, items: &[Self::Item], _: Try) -> Result<Vec<Self::Answer>, StoreError> {
+        let wanted = store.wanted(items).await?;
+        Ok(items.iter().map(|asked| wanted.get(asked).copied()).collect())
+    }
+}
+
+struct LookAgain;
+
+impl Statement for LookAgain {
+    type Item = (DeliveryId, WebhookId);
+    type Answer = Unwritten;
+
+    async fn run(store: &Store, items: &[Self::Item], _: Try) -> Result<Vec<Self::Answer>, StoreError> {
+        let found = store.look_again(items).await?;
+        Ok(items.iter().map(|(id, _)| found.get(id).copied().unwrap_or(Unwritten::Unwanted)).collect())
+    }
+}
+
+struct Settle;
+
+impl Statement for Settle {
+    type Item = FirstAttempt;
+    type Answer = bool;
+
+    async fn run(store: &Store, items: &[Self::Item], _: Try) -> Result<Vec<Self::Answer>, StoreError> {
+        let settled = store.settle(items).await?;
+        Ok(items.iter().map(|first| settled.contains(&first.delivery.id)).collect())
+    }
+}
+
+struct WritePending;
+
+impl Statement for WritePending {
+    type Item = PendingDelivery;
+    type Answer = bool;
+
+    async fn run(store: &Store, items: &[Self::Item], which: Try) -> Result<Vec<Self::Answer>, StoreError> {
+        let written = store.write_pending(items).await?;
+        // Of what an earlier try may have written nobody else is known to have the message.
+        let is_ours = |pending: &PendingDelivery| which == Try::Again || written.contains(&pending.delivery.id);
+        Ok(items.iter().map(is_ours).collect())
+    }
+}
+
+struct MarkFannedOut;
+
+impl Statement for MarkFannedOut {
+    type Item = Vec<EventId>;
+    type Answer = ();
+
+    async fn run(store: &Store, items: &[Self::Item], _: Try) -> Result<Vec<Self::Answer>, StoreError> {
+        store.mark_fanned_out(&items.concat()).await?;
+        Ok(vec![(); items.len()])
+    }
+}
+
 /// Groups the items of one statement.
 struct Grouped<S: Statement>(GroupCommit<S::Item, Result<S::Answer, Arc<StoreError>>>);
 
@@ -170,7 +233,7 @@ async fn run_group<S: Statement>(
     answers
 }
 
-/// The database as the delivering stage sees it.
+/// The database as those who make attempts see it.
 pub(crate) struct Journal {
     availability: Availability,
     checks: Grouped<Check>,
@@ -179,6 +242,11 @@ pub(crate) struct Journal {
     deferrals: Grouped<Defer>,
     abandons: Grouped<Abandon>,
     targets: Grouped<LoadTarget>,
+    looks_at_webhooks: Grouped<LookAtWebhooks>,
+    second_looks: Grouped<LookAgain>,
+    settlements: Grouped<Settle>,
+    pendings: Grouped<WritePending>,
+    marks: Grouped<MarkFannedOut>,
 }
 
 impl Journal {
@@ -198,6 +266,11 @@ impl Journal {
             deferrals: Grouped::start(store, availability, waiting, tasks),
             abandons: Grouped::start(store, availability, waiting, tasks),
             targets: Grouped::start(store, availability, waiting, tasks),
+            looks_at_webhooks: Grouped::start(store, availability, waiting, tasks),
+            second_looks: Grouped::start(store, availability, waiting, tasks),
+            settlements: Grouped::start(store, availability, waiting, tasks),
+            pendings: Grouped::start(store, availability, waiting, tasks),
+            marks: Grouped::start(store, availability, waiting, tasks),
         }
     }
 
@@ -249,5 +322,39 @@ impl Journal {
         webhook: WebhookId,
     ) -> Result<Option<Result<WebhookTarget, DecryptError>>, JournalError> {
         self.targets.submit(webhook).await
+    }
+
+    /// A webhook's revision, if it takes events of this type now.
+    pub(crate) async fn wanted(
+        &self,
+        webhook: WebhookId,
+        event_type: EventType,
+    ) -> Result<Option<i64>, JournalError> {
+        self.looks_at_webhooks.submit((webhook, event_type)).await
+    }
+
+    /// What is found now where a delivery was not written.
+    pub(crate) async fn look_again(
+        &self,
+        delivery: DeliveryId,
+        webhook: WebhookId,
+    ) -> Result<Unwritten, JournalError> {
+        self.second_looks.submit((delivery, webhook)).await
+    }
+
+    /// Writes a delivery with its first attempt; `false` if it has a row already. A delivery may stand once in a group:
+    /// whoever settles holds the claim to it.
+    pub(crate) async fn settle(&self, first: FirstAttempt) -> Result<bool, JournalError> {
+        self.settlements.submit(first).await
+    }
+
+    /// Writes a delivery that a message is about to stand for; `false` if somebody else has written it.
+    pub(crate) async fn write_pending(&self, pending: PendingDelivery) -> Result<bool, JournalError> {
+        self.pendings.submit(pending).await
+    }
+
+    /// Marks events as fanned out.
+    pub(crate) async fn mark_fanned_out(&self, events: Vec<EventId>) -> Result<(), JournalError> {
+        self.marks.submit(events).await
     }
 }

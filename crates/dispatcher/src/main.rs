@@ -1,8 +1,10 @@
 #![doc = include_str!("../README.md")]
 
+mod attempts;
 mod claims;
 mod deliver;
 mod fan_out;
+mod first_attempts;
 mod journal;
 mod lanes;
 mod maintenance;
@@ -21,6 +23,7 @@ use anyhow::Context as _;
 use backends::Availability;
 use broker::{Broker, ConsumerConfig, PublisherConfig};
 use domain::network::AddressPolicy;
+use domain::pace::ParkDelays;
 use domain::retry::Schedule;
 use domain::webhook_url::{Schemes, UrlPolicy};
 use egress::{Client, DnsConfig, EgressConfig, Proxy, RESOLV_CONF};
@@ -32,11 +35,13 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use wire::Names;
 
+use crate::attempts::Attempts;
 use crate::claims::Claims;
 use crate::deliver::DeliverStage;
 use crate::fan_out::FanOutStage;
+use crate::first_attempts::{FirstAttempts, Room};
 use crate::journal::Journal;
-use crate::lanes::{Bounds, Lanes};
+use crate::lanes::{Bounds, Lanes, Overflow};
 use crate::outbox::Outbox;
 use crate::reconcile::{Probes, Reconciler};
 use crate::subscriptions::Subscriptions;
@@ -144,43 +149,38 @@ impl Stages<'_> {
     fn start(self, shutdown: &service::Shutdown) -> Vec<JoinHandle<()>> {
         let (delivery, tasks, stopping) = (&self.settings.delivery, shutdown.tasks(), shutdown.soft());
         let names = Arc::new(backends::names(self.settings));
-        let availability = self.availability.clone();
-        let outbox = |publisher| Outbox::new(publisher, names.clone(), delivery.park_delay.0);
-
         let isolation = |queue| Isolation::new(self.publisher(), (*names).clone(), queue, stopping.clone());
         let isolated = |isolation: &Isolation| self.consumer(isolation.isolated_queue().to_owned(), 1);
+        let (of_events, of_jobs) = (isolation(names.fan_out_queue()), isolation(names.deliver_queue()));
+        let (isolated_events, isolated_jobs) = (isolated(&of_events), isolated(&of_jobs));
 
-        let isolation_of_events = isolation(names.fan_out_queue());
-        let fan_out = Arc::new(self.fan_out(
-            &names,
-            &availability,
-            outbox(self.publisher()),
-            isolation_of_events.clone(),
-        ));
-        let consumer = self.consumer(names.fan_out_queue(), delivery.fan_out_prefetch);
+        let attempts = Arc::new(self.attempts(&names, stopping.clone()));
+        let first_attempts = Arc::new(FirstAttempts {
+            attempts: attempts.clone(),
+            isolation: of_jobs.clone(),
+            hold: delivery.hold.0,
+            room: Room::new(delivery.prefetch.into()),
+            tasks: tasks.clone(),
+        });
+        let fan_out =
+            Arc::new(self.fan_out(&names, attempts.clone(), first_attempts, of_events.clone()));
+        let events = self.consumer(names.fan_out_queue(), delivery.fan_out_prefetch);
+        let deliver = Arc::new(DeliverStage {
+            attempts,
+            probes: Probes::new(self.store.clone(), names.deliver_queue()),
+            isolation: of_jobs.clone(),
+            patience: delivery.timeout.0,
+        });
+        let jobs = self.consumer(names.deliver_queue(), delivery.prefetch);
+
         self.background.spawn(fan_out.subscriptions.clone().follow_changes(stopping.clone()));
         self.background.spawn(self.reconciler(&names).run(stopping.clone()));
-        let isolated_events = isolated(&isolation_of_events);
-        let fanning_out = [
-            tasks.spawn(isolation_of_events.run(fan_out.clone(), isolated_events)),
-            tasks.spawn(fan_out.run(consumer, stopping.clone())),
-        ];
-
-        let isolation_of_jobs = isolation(names.deliver_queue());
-        let deliver = Arc::new(self.deliver(
-            &names,
-            &availability,
-            outbox(self.publisher()),
-            isolation_of_jobs.clone(),
-            stopping.clone(),
-        ));
-        let consumer = self.consumer(names.deliver_queue(), delivery.prefetch);
-        let isolated_jobs = isolated(&isolation_of_jobs);
-        let delivering = [
-            tasks.spawn(isolation_of_jobs.run(deliver.clone(), isolated_jobs)),
-            tasks.spawn(deliver.run(consumer, tasks.clone())),
-        ];
-        fanning_out.into_iter().chain(delivering).collect()
+        vec![
+            tasks.spawn(of_events.run(fan_out.clone(), isolated_events)),
+            tasks.spawn(fan_out.run(events, stopping.clone())),
+            tasks.spawn(of_jobs.run(deliver.clone(), isolated_jobs)),
+            tasks.spawn(deliver.run(jobs, tasks.clone())),
+        ]
     }
 
     fn reconciler(&self, names: &Arc<Names>) -> Reconciler {
@@ -195,64 +195,73 @@ impl Stages<'_> {
         }
     }
 
+    fn park_delays(&self) -> ParkDelays {
+        backends::park_delays(self.settings)
+    }
+
+    fn outbox(&self, names: &Arc<Names>) -> Outbox {
+        let delivery = &self.settings.delivery;
+        Outbox::new(self.publisher(), names.clone(), self.park_delays()).for_requests_of(delivery.timeout.0)
+    }
+
     fn fan_out(
         &self,
-        names: &Names,
-        availability: &Availability,
-        outbox: Outbox,
+        names: &Arc<Names>,
+        attempts: Arc<Attempts>,
+        first_attempts: Arc<FirstAttempts>,
         isolation: Isolation,
     ) -> FanOutStage {
         let (cache, delivery) = (&self.settings.cache, &self.settings.delivery);
         FanOutStage {
             store: self.store.clone(),
-            availability: availability.clone(),
+            availability: self.availability.clone(),
             subscriptions: Subscriptions::new(
                 self.store.clone(),
-                availability.clone(),
+                self.availability.clone(),
                 cache.subscriptions,
                 cache.max_age.0,
             ),
-            outbox,
+            outbox: self.outbox(names),
             probes: Probes::new(self.store.clone(), names.fan_out_queue()),
             isolation,
             clock: self.clock.clone(),
+            attempts,
+            first_attempts,
+            inline_fan_out: delivery.inline_fan_out as usize,
             batch_messages: delivery.fan_out_prefetch.into(),
             inline_body: delivery.inline_body.0,
         }
     }
 
-    fn deliver(
+    fn attempts(
         &self,
-        names: &Names,
-        availability: &Availability,
-        outbox: Outbox,
-        isolation: Isolation,
+        names: &Arc<Names>,
         stopping: tokio_util::sync::CancellationToken,
-    ) -> DeliverStage {
+    ) -> Attempts {
         let delivery = &self.settings.delivery;
         let waiting = NonZeroUsize::new(delivery.prefetch.into()).unwrap_or(NonZeroUsize::MIN);
-        DeliverStage {
-            journal: Journal::start(&self.store, availability, waiting, self.background),
-            outbox,
-            probes: Probes::new(self.store.clone(), names.deliver_queue()),
+        let bounds = Bounds {
+            requests: delivery.max_in_flight as usize,
+            requests_per_webhook: delivery.max_in_flight_per_webhook as usize,
+            memory: delivery.body_memory.0,
+        };
+        let park_delays = self.park_delays();
+        let unreadable = park_delays.delay(0);
+        let overflow = Overflow { max_wait: delivery.max_wait.0, park_delays };
+        Attempts {
+            journal: Journal::start(&self.store, &self.availability, waiting, self.background),
+            outbox: self.outbox(names),
             claims: Claims::default(),
-            lanes: Lanes::new(Bounds {
-                requests: delivery.max_in_flight as usize,
-                requests_per_webhook: delivery.max_in_flight_per_webhook as usize,
-                memory: delivery.body_memory.0,
-            }),
+            lanes: Lanes::with_overflow(bounds, overflow),
             targets: Targets::new(
                 self.settings.cache.webhooks,
-                delivery.park_delay.0,
+                unreadable,
                 url_policy(self.settings),
                 self.clock.clone(),
             ),
             told: Told::default(),
             client: self.client.clone(),
             schedule: Schedule::new(delivery.retry_delays.0.iter().map(|delay| delay.0).collect()),
-            max_wait: delivery.max_wait.0,
-            max_wait_for_all: delivery.timeout.0,
-            isolation,
             clock: self.clock.clone(),
             stopping,
         }

@@ -23,7 +23,7 @@ use crate::retry::{Retry, Stopping};
 
 /// A fan-out message carries what was stored together, up to this many bytes: dispatchers hold whole messages in
 /// memory.
-const FAN_OUT_BYTES: usize = 1024 * 1024;
+const FAN_OUT_BYTES: usize = 256 * 1024;
 
 /// Fan-out messages of one group on their way at once: each is a copy of what it carries.
 const FAN_OUTS_AT_ONCE: usize = 2;
@@ -97,8 +97,9 @@ impl Pipeline {
         histogram!("ingest_store_seconds").record(started.elapsed());
 
         let started = Instant::now();
-        let to_fan_out = self.not_fanned_out(&events, &outcomes).await?;
-        let confirmed = self.fan_out(&to_fan_out).await?;
+        let (new, earlier) = self.not_fanned_out(&events, &outcomes).await?;
+        let confirmed = self.fan_out(&new, Elsewhere::No).await?;
+        let confirmed = confirmed.and(self.fan_out(&earlier, Elsewhere::Perhaps).await?);
         histogram!("ingest_publish_seconds").record(started.elapsed());
         Ok((events.iter().zip(outcomes).map(|(event, outcome)| receipt(event, outcome)).collect(), confirmed))
     }
@@ -130,12 +131,12 @@ impl Pipeline {
     }
 
     /// New events, and stored ones that were published again before a dispatcher marked them: their fan-out message
-    /// may never have been published. Fanning out twice changes nothing.
+    /// may never have been published, or be in a dispatcher's hands.
     async fn not_fanned_out(
         &self,
         events: &[NewEvent],
         outcomes: &[Outcome],
-    ) -> Result<Vec<FanOutEvent>, Stopping> {
+    ) -> Result<(Vec<FanOutEvent>, Vec<FanOutEvent>), Stopping> {
         let mut new = Vec::new();
         let mut earlier = HashSet::new();
         for (event, outcome) in events.iter().zip(outcomes) {
@@ -151,8 +152,7 @@ impl Pipeline {
         for event in &new {
             earlier.remove(&event.id);
         }
-        new.extend(self.load(earlier).await?);
-        Ok(new)
+        Ok((new, self.load(earlier).await?))
     }
 
     async fn load(&self, ids: HashSet<EventId>) -> Result<Vec<FanOutEvent>, Stopping> {
@@ -170,11 +170,15 @@ impl Pipeline {
         }
     }
 
-    async fn fan_out(&self, events: &[FanOutEvent]) -> Result<Confirmed, Stopping> {
+    async fn fan_out(&self, events: &[FanOutEvent], elsewhere: Elsewhere) -> Result<Confirmed, Stopping> {
         let queue = self.names.fan_out_queue();
         let publish = |chunk: &&[FanOutEvent]| {
             let body = FanOut { events: chunk.to_vec() }.encode();
-            self.outbox.publish(Message::to_queue(&queue, body).content_type(PROTOBUF))
+            let message = Message::to_queue(&queue, body).content_type(PROTOBUF);
+            self.outbox.publish(match elsewhere {
+                Elsewhere::No => message,
+                Elsewhere::Perhaps => message.may_be_copy(),
+            })
         };
         let mut proof = Confirmed::nothing_to_publish();
         for some in chunks(events, usize::MAX, FAN_OUT_BYTES, fan_out_bytes).chunks(FAN_OUTS_AT_ONCE) {
@@ -183,6 +187,14 @@ impl Pipeline {
         }
         Ok(proof)
     }
+}
+
+/// Whether there may be another message about the same events: dispatchers make the first attempts of those that nobody else
+/// has.
+#[derive(Debug, Clone, Copy)]
+enum Elsewhere {
+    No,
+    Perhaps,
 }
 
 /// What became of an event in the database; an error is a refusal for good.

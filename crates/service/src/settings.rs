@@ -177,8 +177,6 @@ settings! {
         max_in_flight_per_webhook: u32 = 32,
         /// Longest wait of an attempt for its webhook's turn before it is parked on the broker.
         max_wait: Span = Span::millis(500),
-        /// How long a parked attempt stays parked.
-        park_delay: Span = Span::secs(5),
         /// How long attempts stay parked, the shortest first. A longer one is for a receiver that has not answered for that long; the last
         /// has to be longer than an attempt takes.
         park_delays: List<Span> = List(vec![Span::secs(5), Span::secs(30), Span::secs(120)]),
@@ -410,7 +408,6 @@ impl Settings {
         span("database.connect_timeout", self.database.connect_timeout, Span::millis(10), Span::secs(300));
         span("database.acquire_timeout", self.database.acquire_timeout, Span::millis(10), Span::secs(300));
         span("delivery.timeout", self.delivery.timeout, Span::millis(1), Span::secs(300));
-        span("delivery.park_delay", self.delivery.park_delay, Span::millis(10), Span::secs(3600));
         span("recovery.interval", self.recovery.interval, Span::millis(100), Span::secs(30));
         span("recovery.slack", self.recovery.slack, Span::secs(1), day);
         span("amqp.heartbeat", self.amqp.heartbeat, Span::secs(1), Span::secs(3600));

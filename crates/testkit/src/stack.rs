@@ -143,7 +143,7 @@ async fn reserve_queues(servers: &Servers, environment: &BTreeMap<String, String
     let settings = service::settings::load(environment, &[]);
     let delivery = settings.unwrap_or_else(|error| panic!("the test's settings: {error}")).delivery;
     let retry_delays = delivery.retry_delays.0.iter().map(|delay| delay.0).collect();
-    let park_delays = delivery.park_delays.0.iter().chain([&delivery.park_delay]).map(|delay| delay.0);
+    let park_delays = delivery.park_delays.0.iter().map(|delay| delay.0);
     TestQueues::reserve_on(servers, retry_delays, ParkDelays::new(park_delays)).await
 }
 

@@ -102,7 +102,7 @@ async fn with_a_proxy_nothing_leaves_past_it_and_deliveries_wait_while_it_is_awa
     drop(listener);
     let mut stack = Stack::builder()
         .env(RETRY_DELAYS, "")
-        .env("LOK__DELIVERY__PARK_DELAY", "500ms")
+        .env("LOK__DELIVERY__PARK_DELAYS", "500ms,30s")
         .env("LOK__EGRESS__PROXY", format!("http://{address}"))
         .start()
         .await;

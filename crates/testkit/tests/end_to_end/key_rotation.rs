@@ -129,7 +129,7 @@ async fn secrets_are_encrypted_anew_under_load_and_every_signature_stays_valid()
 /// The order of the roll-out was not kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dispatcher_that_does_not_know_the_new_key_goes_on_with_what_it_has_and_holds_up_the_rest() {
-    let mut stack = Stack::builder().env("LOK__DELIVERY__PARK_DELAY", "500ms").start().await;
+    let mut stack = Stack::builder().env("LOK__DELIVERY__PARK_DELAYS", "500ms,30s").start().await;
     let receiver = Receiver::start().await;
     let known = stack.given_webhook("user_1", &receiver.url("/known"), &[BookingCreated]).await;
     stack.publish(&Event::example(BookingCreated).to("user_1")).await;
@@ -161,7 +161,7 @@ async fn a_dispatcher_that_does_not_know_the_new_key_goes_on_with_what_it_has_an
 /// Its key was lost with its backup: nobody will ever read this secret again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_webhook_whose_secret_cannot_be_read_stops_nobody_and_lives_again_when_its_owner_regenerates() {
-    let stack = Stack::builder().env("LOK__DELIVERY__PARK_DELAY", "500ms").start().await;
+    let stack = Stack::builder().env("LOK__DELIVERY__PARK_DELAYS", "500ms,30s").start().await;
     let receiver = Receiver::start().await;
     let fine = stack.given_webhook("user_1", &receiver.url("/fine"), &[BookingCreated]).await;
     let lost = stack.given_webhook("user_1", &receiver.url("/lost"), &[BookingCreated]).await;

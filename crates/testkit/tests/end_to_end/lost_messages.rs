@@ -109,7 +109,7 @@ async fn a_job_that_is_parked_again_and_again_is_not_taken_for_lost() {
         .env("LOK__RECOVERY__SLACK", "4s")
         .env("LOK__DELIVERY__MAX_IN_FLIGHT_PER_WEBHOOK", "1")
         .env("LOK__DELIVERY__MAX_WAIT", "100ms")
-        .env("LOK__DELIVERY__PARK_DELAY", "1s")
+        .env("LOK__DELIVERY__PARK_DELAYS", "1s,30s")
         .start()
         .await;
     let receiver = Receiver::start().await;

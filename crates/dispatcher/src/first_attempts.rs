@@ -1,0 +1,267 @@
+//! First attempts, made by the dispatcher that fans the event out: without a message for each.
+
+use std::panic::resume_unwind;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use broker::Confirmed;
+use bytes::Bytes;
+use domain::protocol::Taken;
+use isolation::{Isolation, Stopping};
+use store::Unwritten as Found;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, sleep};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error};
+use wire::rejected::UNUSABLE;
+use wire::{DeliveryJob, PROTOBUF};
+
+use crate::attempts::{Attempts, LoadedTarget, NotDone, Unwritten, Wait, Worked};
+
+/// How long a look at a webhook holds: a change that was answered earlier than that is seen by every request.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// Makes first attempts, each in a task of its own.
+pub(crate) struct FirstAttempts {
+    pub(crate) attempts: Arc<Attempts>,
+    /// Where the job of a delivery goes that cannot be made.
+    pub(crate) isolation: Isolation,
+    /// Longest time that an event's message is held for one of its deliveries.
+    pub(crate) hold: Duration,
+    pub(crate) room: Room,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// Bounds the deliveries that are worked on at once.
+pub(crate) struct Room {
+    free: Arc<Semaphore>,
+    size: usize,
+}
+
+impl Room {
+    /// For so many deliveries, one at least.
+    pub(crate) fn new(size: usize) -> Self {
+        let size = size.clamp(1, Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(size)), size }
+    }
+
+    /// The most that can be taken at once.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Waits for room for so many deliveries, first come, first served.
+    #[expect(clippy::expect_used, reason = "nobody closes this semaphore")]
+    pub(crate) async fn take(&self, deliveries: usize) -> OwnedSemaphorePermit {
+        let permits = u32::try_from(deliveries.min(self.size)).unwrap_or(u32::MAX);
+        self.free.clone().acquire_many_owned(permits).await.expect("the semaphore is never closed")
+    }
+}
+
+/// A delivery that has no row yet: its event's message stands for it.
+pub(crate) struct First {
+    /// As a message would say it.
+    pub(crate) job: DeliveryJob,
+    pub(crate) body: Bytes,
+    pub(crate) unwritten: Unwritten,
+    pub(crate) look: Look,
+}
+
+/// What was seen of a webhook, and when.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look {
+    pub(crate) revision: i64,
+    pub(crate) at: Instant,
+}
+
+/// Who waits for a first attempt.
+type Tell = oneshot::Sender<Result<Confirmed, Stopping>>;
+
+/// A first attempt on its way.
+pub(crate) struct UnderWay {
+    settled: oneshot::Receiver<Result<Confirmed, Stopping>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl UnderWay {
+    /// Waits until the event's message need not be held for this delivery any more: what became of it is committed and
+    /// confirmed, or another message stands for it.
+    ///
+    /// # Errors
+    /// The process is stopping.
+    ///
+    /// # Panics
+    /// The attempt panicked.
+    pub(crate) async fn settled(self) -> Result<Confirmed, Stopping> {
+        match self.settled.await {
+            Ok(settled) => settled,
+            Err(_) => match self.task.await {
+                Err(ended) if ended.is_panic() => resume_unwind(ended.into_panic()),
+                _ => Err(Stopping),
+            },
+        }
+    }
+}
+
+impl FirstAttempts {
+    /// Starts a first attempt, which keeps its room until it is over.
+    pub(crate) fn start(self: &Arc<Self>, first: First, room: OwnedSemaphorePermit) -> UnderWay {
+        let (tell, settled) = oneshot::channel();
+        let this = self.clone();
+        let task = self.tasks.spawn(async move {
+            this.make(&first, tell).await;
+            drop(room);
+        });
+        UnderWay { settled, task }
+    }
+
+    async fn make(&self, first: &First, tell: Tell) {
+        let Some(claim) = self.attempts.claims.claim(first.job.delivery, first.job.ticket.attempt).await
+        else {
+            let _ = tell.send(Ok(Confirmed::nothing_to_publish()));
+            return;
+        };
+        let mut tell = Some(tell);
+        let worked = self.work(first, &mut tell).await;
+        let done = match worked {
+            Ok(Worked::HandedOver(proof)) => {
+                claim.handed_over(first.job.ticket.attempt);
+                Ok(proof)
+            }
+            Ok(Worked::Over(proof)) => Ok(proof),
+            Err(NotDone::SetAside(reason)) => self.set_aside(first, &reason).await,
+            Err(NotDone::Stopping) => Err(Stopping),
+        };
+        if let Some(tell) = tell {
+            let _ = tell.send(done);
+        }
+    }
+
+    /// Until the row is written, and what follows is handed over. Tells earlier if a message stands in for the delivery.
+    async fn work(&self, first: &First, tell: &mut Option<Tell>) -> Result<Worked, NotDone> {
+        let turn = match self.attempts.wait_for_turn(first.job.webhook, 0, self.hold).await {
+            Wait::Turn(turn) => turn,
+            Wait::WebhookBusy { park } => return self.park(first, park).await,
+            Wait::DispatcherBusy => return self.hand_over(first).await,
+            Wait::Stopping => return Err(NotDone::Stopping),
+        };
+        let mut look = Some(first.look);
+        let mut loaded = None;
+        let target = loop {
+            let fresh = look.take().filter(|look| look.at.elapsed() < FRESH);
+            let revision = match fresh {
+                Some(look) => look.revision,
+                None => match self.look_again(first).await? {
+                    Some(revision) => revision,
+                    None => return Ok(Worked::Over(Confirmed::nothing_to_publish())),
+                },
+            };
+            let known = loaded.take().or_else(|| self.attempts.targets.remembered(first.job.webhook));
+            if let Some(target) = known.filter(|target| target.is_as_of(revision)) {
+                break target;
+            }
+            match self.attempts.load_target(first.job.webhook, revision).await? {
+                // That may have taken long, and the webhook is to be looked at right before the request.
+                LoadedTarget::Ready(target) => loaded = Some(target),
+                LoadedTarget::Gone => return Ok(Worked::Over(Confirmed::nothing_to_publish())),
+                LoadedTarget::Unreadable => {
+                    drop(turn);
+                    return self.park(first, 0).await;
+                }
+            }
+        };
+        if !target.active {
+            return Ok(Worked::Over(Confirmed::nothing_to_publish()));
+        }
+        let body = first.body.clone();
+        let made = {
+            let attempt = self.attempts.attempt(&first.job, &target, body, turn, Some(&first.unwritten));
+            let mut attempt = pin!(attempt);
+            tokio::select! {
+                biased;
+                made = &mut attempt => made,
+                stood_in = self.stand_in_when_late(first) => {
+                    if let Ok(Some(proof)) = stood_in
+                        && let Some(tell) = tell.take()
+                    {
+                        let _ = tell.send(Ok(proof));
+                    }
+                    attempt.await
+                }
+            }
+        };
+        match made? {
+            Some(worked) => Ok(worked),
+            None => self.park(first, 0).await,
+        }
+    }
+
+    /// The webhook's revision now; `None` if there is nothing to be done any more.
+    async fn look_again(&self, first: &First) -> Result<Option<i64>, NotDone> {
+        let delivery = first.job.delivery;
+        Ok(match self.attempts.journal.look_again(delivery, first.job.webhook).await? {
+            Found::Wanted { revision } => Some(revision),
+            Found::Unwanted => None,
+            Found::Written => {
+                debug!(delivery.id = %delivery, "somebody else goes on with it");
+                None
+            }
+        })
+    }
+
+    /// Makes a job that comes back later. Not an attempt.
+    async fn park(&self, first: &First, rung: usize) -> Result<Worked, NotDone> {
+        let delay = self.attempts.outbox.delay(rung);
+        Ok(Worked::Over(if self.write_pending(first, delay).await? {
+            self.attempts.outbox.park_for(&first.job, Taken::First, rung).await
+        } else {
+            Confirmed::nothing_to_publish()
+        }))
+    }
+
+    /// Makes a job for whoever has a hand free.
+    async fn hand_over(&self, first: &First) -> Result<Worked, NotDone> {
+        Ok(Worked::Over(if self.write_pending(first, Duration::ZERO).await? {
+            self.attempts.outbox.deliver([first.job.clone()]).await
+        } else {
+            Confirmed::nothing_to_publish()
+        }))
+    }
+
+    /// Waits for as long as an event's message is held; then makes a job that comes back when the request under way is surely
+    /// over, and finds it recorded, or not, if this process ended. `None`: the attempt is recorded just now.
+    async fn stand_in_when_late(&self, first: &First) -> Result<Option<Confirmed>, NotDone> {
+        sleep(self.hold).await;
+        let delay = self.attempts.outbox.stand_in_delay();
+        if !self.write_pending(first, delay).await? {
+            return Ok(None);
+        }
+        let proof = self.attempts.outbox.stand_in(&first.job).await;
+        Ok(Some(proof))
+    }
+
+    /// `false` if a message stands for the delivery already.
+    async fn write_pending(&self, first: &First, delay: Duration) -> Result<bool, NotDone> {
+        if first.unwritten.stood_in.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let written = self.attempts.write_pending(&first.unwritten, delay).await?;
+        first.unwritten.stood_in.store(true, Ordering::Relaxed);
+        Ok(written)
+    }
+
+    /// Nothing can be done with it, now or later: its job goes to where operators look.
+    async fn set_aside(&self, first: &First, reason: &str) -> Result<Confirmed, Stopping> {
+        match self.write_pending(first, Duration::ZERO).await {
+            Ok(_) => {}
+            Err(NotDone::Stopping) => return Err(Stopping),
+            Err(NotDone::SetAside(refusal)) => {
+                error!(delivery.id = %first.job.delivery, refusal, "a delivery that is set aside cannot be written");
+            }
+        }
+        let message = broker::Message::to_queue(self.isolation.queue(), first.job.encode()).content_type(PROTOBUF);
+        self.isolation.set_aside(message, UNUSABLE, reason).await
+    }
+}

@@ -1,6 +1,6 @@
 # Every target is one script; LOK__… and the variables named in deploy/dev/stack.sh choose.
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs wipe demo test chaos fuzz lint audit bench k8s-check asyncapi-check
+.PHONY: help up down status logs wipe demo test chaos fuzz lint audit bench bench-compare k8s-check asyncapi-check
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\): ## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '  %-16s %s\n' "$$target" "$$text"; done
@@ -38,8 +38,11 @@ lint: ## formatting, clippy, documentation, scripts, dependencies
 audit: ## dependencies against the RustSec advisory database, which it fetches from GitHub
 	@deploy/dev/audit.sh
 
-bench: ## throughput and latency, measured
-	@deploy/dev/bench.sh
+bench: ## throughput, latency, fairness and memory, measured beside floors (ARGS="--short", "--only fan-out-1", --list, --help)
+	@deploy/dev/bench.sh $(ARGS)
+
+bench-compare: ## two results of `make bench`, figure by figure (A=before.json B=after.json)
+	@deploy/dev/bench-compare.sh $(A) $(B)
 
 k8s-check: ## render the Kubernetes manifests and validate them
 	@deploy/k8s-check.sh

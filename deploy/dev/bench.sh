@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The benchmark: release binaries, a private PostgreSQL and RabbitMQ in .dev/bench-servers, crates/loadtest.
-# Results in .dev/bench/TIMESTAMP.json. Arguments go to loadtest: deploy/dev/bench.sh --help
+# Results in .dev/bench/TIMESTAMP.json, plots in .dev/bench/TIMESTAMP/. Arguments go to loadtest: deploy/dev/bench.sh --help
 #
 #   LOK_TEST_DATABASE_URL, LOK_TEST_AMQP_URL       servers to use instead; the database user may create databases
 #   LOK_BENCH_POSTGRES_PORT, LOK_BENCH_AMQP_PORT   ports of the private ones (55434, 55674)
@@ -38,4 +38,4 @@ stack wipe >/dev/null
 stack servers
 use_servers .dev/bench-servers/env
 
-timeout --signal=TERM --kill-after=30 900 "${CARGO_TARGET_DIR:-target}/release/loadtest" "$@" 8>&-
+timeout --signal=TERM --kill-after=30 7200 "${CARGO_TARGET_DIR:-target}/release/loadtest" "$@" 8>&-

@@ -1,51 +1,79 @@
-//! The receiver: verifies every signature, notes the event, answers 200.
+//! The receiver: verifies every signature, notes the event, answers as its webhook is told to.
 
+use std::future::pending;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use ring::hmac;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use crate::tally::Tally;
+use crate::tls::Protocol;
 
-/// An HTTP/1.1 server on loopback, in this process.
+/// How a webhook's endpoint answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// 200, at once.
+    Well,
+    /// 200, after this time.
+    After(Duration),
+    /// 500, at once.
+    Failing,
+    /// Never.
+    Never,
+}
+
+/// One webhook's endpoint.
+struct Hook {
+    key: hmac::Key,
+    answer: Answer,
+    /// Requests with a good signature.
+    requests: AtomicU64,
+}
+
+/// An HTTP server on loopback, in this process.
 pub(crate) struct Receiver {
     address: SocketAddr,
+    scheme: &'static str,
     shared: Arc<Shared>,
 }
 
 struct Shared {
     tally: Arc<Tally>,
-    /// The secret of the webhook at `/hook/INDEX`.
-    keys: OnceLock<Vec<hmac::Key>>,
-    sample: Mutex<Option<Sample>>,
+    /// What is at `/hook/INDEX`.
+    hooks: OnceLock<Vec<Hook>>,
 }
 
-/// A request as it was received.
+/// What the receiver speaks.
 #[derive(Clone)]
-pub(crate) struct Sample {
-    /// Its headers.
-    pub(crate) headers: HeaderMap,
-    /// Its body.
-    pub(crate) body: Bytes,
+pub(crate) struct Speaks {
+    /// With TLS, its side of it.
+    pub(crate) tls: Option<TlsAcceptor>,
+    /// The version of HTTP.
+    pub(crate) protocol: Protocol,
 }
 
 impl Receiver {
     /// Starts listening on a port that the system chooses.
-    pub(crate) async fn start(tally: Arc<Tally>) -> anyhow::Result<Self> {
+    pub(crate) async fn start(tally: Arc<Tally>, speaks: Speaks) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("the receiver cannot listen")?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared { tally, keys: OnceLock::new(), sample: Mutex::new(None) });
-        tokio::spawn(serve(listener, shared.clone()));
-        Ok(Self { address, shared })
+        let scheme = if speaks.tls.is_some() { "https" } else { "http" };
+        let shared = Arc::new(Shared { tally, hooks: OnceLock::new() });
+        tokio::spawn(serve(listener, shared.clone(), speaks));
+        Ok(Self { address, scheme, shared })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -54,35 +82,63 @@ impl Receiver {
 
     /// The URL of webhook `index`.
     pub(crate) fn url(&self, index: usize) -> String {
-        format!("http://{}/hook/{index}", self.address)
+        format!("{}://{}/hook/{index}", self.scheme, self.address)
     }
 
-    /// Tells the secrets, once all webhooks are made.
-    pub(crate) fn set_secrets(&self, secrets: &[String]) -> anyhow::Result<()> {
-        let keys = secrets.iter().map(|secret| key(secret)).collect();
-        self.shared.keys.set(keys).ok().context("the secrets were told before")
+    /// Tells the webhooks' secrets and how they answer, once all are made.
+    pub(crate) fn set_hooks(
+        &self,
+        secrets: &[String],
+        answers: impl Fn(usize) -> Answer,
+    ) -> anyhow::Result<()> {
+        let hooks = secrets.iter().enumerate().map(|(index, secret)| Hook {
+            // The key of the guide's signature: the whole secret.
+            key: hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()),
+            answer: answers(index),
+            requests: AtomicU64::new(0),
+        });
+        self.shared.hooks.set(hooks.collect()).ok().context("the secrets were told before")
     }
 
-    /// The first request that was received.
-    pub(crate) fn sample(&self) -> anyhow::Result<Sample> {
-        let sample = self.shared.sample.lock().unwrap_or_else(PoisonError::into_inner);
-        sample.clone().context("nothing was received")
+    /// Requests that came to webhook `index`.
+    pub(crate) fn requests(&self, index: usize) -> u64 {
+        let hook = self.shared.hooks.get().and_then(|hooks| hooks.get(index));
+        hook.map_or(0, |hook| hook.requests.load(Ordering::Relaxed))
     }
-}
-
-/// The key of the guide's signature: the whole secret.
-fn key(secret: &str) -> hmac::Key {
-    hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())
 }
 
 /// Ends with the runtime; connections are as many as the client opens: the dispatcher's bound, or the bare loop's.
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+async fn serve(listener: TcpListener, shared: Arc<Shared>, speaks: Speaks) {
     while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
-        let shared = shared.clone();
-        let answer = service_fn(move |request| answer(request, shared.clone()));
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+        let (shared, speaks) = (shared.clone(), speaks.clone());
+        tokio::spawn(async move {
+            match speaks.tls {
+                None => serve_connection(stream, shared, speaks.protocol).await,
+                // A client that does not get through the handshake misses its deliveries: they are counted.
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        serve_connection(stream, shared, speaks.protocol).await;
+                    }
+                }
+            }
+        });
     }
+}
+
+async fn serve_connection<S>(stream: S, shared: Arc<Shared>, protocol: Protocol)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let answer = service_fn(move |request| answer(request, shared.clone()));
+    // A connection that breaks off is the client's affair.
+    let _ = match protocol {
+        Protocol::Http1 => http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await,
+        Protocol::Http2 => {
+            let server = http2::Builder::new(TokioExecutor::new());
+            server.serve_connection(TokioIo::new(stream), answer).await
+        }
+    };
 }
 
 async fn answer(
@@ -91,43 +147,80 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
-    let known = webhook(head.uri.path())
-        .and_then(|webhook| shared.keys.get()?.get(webhook))
-        .filter(|key| is_signed(&head.headers, &body, key))
-        .and_then(|_| index(&head.headers))
-        .is_some_and(|index| shared.tally.note_received(index));
-    let status = if known {
-        keep_first(&shared, head.headers, body);
-        StatusCode::OK
-    } else {
-        shared.tally.note_invalid();
-        StatusCode::UNAUTHORIZED
+    let status = match known(&shared, head.uri.path(), &head.headers, &body) {
+        Some(Answer::Well) => StatusCode::OK,
+        Some(Answer::After(delay)) => {
+            tokio::time::sleep(delay).await;
+            StatusCode::OK
+        }
+        Some(Answer::Failing) => StatusCode::INTERNAL_SERVER_ERROR,
+        Some(Answer::Never) => pending().await,
+        None => {
+            shared.tally.note_invalid();
+            StatusCode::UNAUTHORIZED
+        }
     };
     let mut response = Response::new(Full::new(Bytes::new()));
     *response.status_mut() = status;
     Ok(response)
 }
 
-fn keep_first(shared: &Shared, headers: HeaderMap, body: Bytes) {
-    let mut sample = shared.sample.lock().unwrap_or_else(PoisonError::into_inner);
-    sample.get_or_insert(Sample { headers, body });
+/// How to answer a request, which is noted; `None` if it is not what it has to be.
+fn known(shared: &Shared, path: &str, headers: &HeaderMap, body: &[u8]) -> Option<Answer> {
+    let webhook: usize = path.strip_prefix("/hook/")?.parse().ok()?;
+    let hook = shared.hooks.get()?.get(webhook)?;
+    let signature = unhex(headers.get("x-lok-signature")?.as_bytes())?;
+    hmac::verify(&hook.key, body, &signature).ok()?;
+    let is_expected = shared.tally.note_received(event(headers)?, webhook);
+    hook.requests.fetch_add(1, Ordering::Relaxed);
+    is_expected.then_some(hook.answer)
 }
 
-fn webhook(path: &str) -> Option<usize> {
-    path.strip_prefix("/hook/")?.parse().ok()
-}
-
-/// The tally's entry: the number at the end of the event's id.
-fn index(headers: &HeaderMap) -> Option<usize> {
+/// The tally's event: the number at the end of the event's id.
+fn event(headers: &HeaderMap) -> Option<usize> {
     headers.get("x-lok-event-id")?.to_str().ok()?.rsplit('-').next()?.parse().ok()
 }
 
-fn is_signed(headers: &HeaderMap, body: &[u8], key: &hmac::Key) -> bool {
-    let signature = headers.get("x-lok-signature").and_then(|value| unhex(value.as_bytes()));
-    signature.is_some_and(|signature| hmac::verify(key, body, &signature).is_ok())
+fn unhex(text: &[u8]) -> Option<[u8; 32]> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut bytes = [0; 32];
+    if text.len() != 2 * bytes.len() {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes)
 }
 
-fn unhex(text: &[u8]) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    text.chunks(2).map(|pair| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?)).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_counts_only_at_its_own_webhook_with_its_own_signature() {
+        let tally = Arc::new(Tally::new(1, 1, 2));
+        let hook = |secret: &[u8]| Hook {
+            key: hmac::Key::new(hmac::HMAC_SHA256, secret),
+            answer: Answer::Well,
+            requests: AtomicU64::new(0),
+        };
+        let shared = Shared { tally, hooks: OnceLock::from(vec![hook(b"a"), hook(b"b")]) };
+        let request = |secret: &[u8]| {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+            let signature = hmac::sign(&key, b"{}");
+            let hex: String = signature.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            let mut headers = HeaderMap::new();
+            headers.insert("x-lok-signature", hex.parse().unwrap());
+            headers.insert("x-lok-event-id", "run-0".parse().unwrap());
+            headers
+        };
+        shared.tally.note_sent(0, 0);
+        assert_eq!(known(&shared, "/hook/0", &request(b"b"), b"{}"), None);
+        assert_eq!(known(&shared, "/hook/0", &request(b"a"), b"{ }"), None);
+        assert_eq!(known(&shared, "/hook/1", &request(b"b"), b"{}"), None, "not the event's user");
+        assert_eq!(shared.tally.counts(0..1).received, 0);
+        assert_eq!(known(&shared, "/hook/0", &request(b"a"), b"{}"), Some(Answer::Well));
+        assert_eq!(shared.tally.counts(0..1).received, 1);
+    }
 }

@@ -1,31 +1,49 @@
 //! Who was received when, and how often.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use serde::{Deserialize, Serialize};
 
-/// How often the receipts are counted while waiting: they carry their own times.
+/// How often the receipts are looked at while waiting: they carry their own times.
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// Without a receipt for this long, what is missing is lost.
-const STALL: Duration = Duration::from_secs(30);
+const STALL: Duration = Duration::from_secs(45);
 
-/// One entry for every request that the whole run expects.
+/// Every event of a scenario, and every delivery that has to come of it: one for each webhook of the event's user.
+///
+/// Webhook `w` is user `w / fan_out`'s; users from `subscribed` on have none.
 pub(crate) struct Tally {
     epoch: Instant,
-    sent: Vec<AtomicU64>,
-    received: Vec<AtomicU64>,
-    times: Vec<AtomicU32>,
-    /// Requests that are none of ours, or whose signature is wrong.
+    fan_out: usize,
+    subscribed: usize,
+    events: Vec<Sent>,
+    deliveries: Vec<Receipts>,
+    /// Deliveries received at least once.
+    received: AtomicUsize,
+    /// Requests that are none of ours, went to somebody else's webhook, or whose signature is wrong.
     invalid: AtomicU64,
 }
 
+struct Sent {
+    /// Nanoseconds since the epoch; 0 is "not yet".
+    at: AtomicU64,
+    user: AtomicUsize,
+}
+
+struct Receipts {
+    /// Nanoseconds from the epoch to the first; 0 is "not yet".
+    first: AtomicU64,
+    times: AtomicU32,
+}
+
 /// What became of a phase's events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counts {
-    /// Sent.
+    /// Deliveries that have to come.
     pub(crate) expected: usize,
     /// Received at least once.
     pub(crate) received: usize,
@@ -35,33 +53,66 @@ pub(crate) struct Counts {
     pub(crate) duplicates: u64,
 }
 
+/// One delivery that was received: since the tally's epoch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Received {
+    pub(crate) sent: Duration,
+    pub(crate) received: Duration,
+}
+
+impl Received {
+    pub(crate) fn latency(self) -> Duration {
+        self.received.saturating_sub(self.sent)
+    }
+}
+
 impl Tally {
-    pub(crate) fn new(entries: usize) -> Self {
+    /// Of events to users of whom `subscribed` have `fan_out` webhooks each.
+    pub(crate) fn new(events: usize, fan_out: usize, subscribed: usize) -> Self {
+        let sent = || Sent { at: AtomicU64::new(0), user: AtomicUsize::new(usize::MAX) };
+        let receipts = || Receipts { first: AtomicU64::new(0), times: AtomicU32::new(0) };
         Self {
             epoch: Instant::now(),
-            sent: (0..entries).map(|_| AtomicU64::new(0)).collect(),
-            received: (0..entries).map(|_| AtomicU64::new(0)).collect(),
-            times: (0..entries).map(|_| AtomicU32::new(0)).collect(),
+            fan_out,
+            subscribed,
+            events: (0..events).map(|_| sent()).collect(),
+            deliveries: (0..events * fan_out).map(|_| receipts()).collect(),
+            received: AtomicUsize::new(0),
             invalid: AtomicU64::new(0),
         }
     }
 
-    /// Nanoseconds since the run began; never 0, which means "not yet".
+    /// The time since the epoch.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    /// The number of webhooks.
+    pub(crate) fn webhooks(&self) -> usize {
+        self.subscribed * self.fan_out
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
     }
 
-    pub(crate) fn note_sent(&self, index: usize) {
-        self.sent[index].store(self.now(), Ordering::Relaxed);
+    /// Notes that an event is about to be sent to a user.
+    pub(crate) fn note_sent(&self, event: usize, user: usize) {
+        self.events[event].user.store(user, Ordering::Relaxed);
+        self.events[event].at.store(self.now(), Ordering::Release);
     }
 
-    /// Notes a request; `false` if there is no such entry.
-    pub(crate) fn note_received(&self, index: usize) -> bool {
-        let (Some(received), Some(times)) = (self.received.get(index), self.times.get(index)) else {
+    /// Notes a request; `false` if that event does not concern that webhook.
+    pub(crate) fn note_received(&self, event: usize, webhook: usize) -> bool {
+        let Some(sent) = self.events.get(event) else { return false };
+        if sent.at.load(Ordering::Acquire) == 0 || sent.user.load(Ordering::Relaxed) != webhook / self.fan_out
+        {
             return false;
-        };
-        if times.fetch_add(1, Ordering::Relaxed) == 0 {
-            received.store(self.now(), Ordering::Release);
+        }
+        let delivery = &self.deliveries[event * self.fan_out + webhook % self.fan_out];
+        if delivery.times.fetch_add(1, Ordering::Relaxed) == 0 {
+            delivery.first.store(self.now(), Ordering::Release);
+            self.received.fetch_add(1, Ordering::Relaxed);
         }
         true
     }
@@ -74,54 +125,84 @@ impl Tally {
         self.invalid.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn counts(&self, entries: Range<usize>) -> Counts {
-        let expected = entries.len();
-        let times = self.times[entries].iter().map(|times| times.load(Ordering::Relaxed));
-        let (mut received, mut duplicates) = (0, 0);
-        for times in times {
-            received += usize::from(times > 0);
-            duplicates += u64::from(times.saturating_sub(1));
+    /// Whether anything has to come of an event. One that was not sent counts as expected: it is missing.
+    fn is_expected(&self, event: usize) -> bool {
+        let user = self.events[event].user.load(Ordering::Relaxed);
+        user == usize::MAX || user < self.subscribed
+    }
+
+    fn deliveries(&self, event: usize) -> &[Receipts] {
+        &self.deliveries[event * self.fan_out..(event + 1) * self.fan_out]
+    }
+
+    pub(crate) fn counts(&self, events: Range<usize>) -> Counts {
+        let mut counts = Counts { expected: 0, received: 0, missing: 0, duplicates: 0 };
+        for delivery in events.filter(|event| self.is_expected(*event)).flat_map(|it| self.deliveries(it)) {
+            let times = delivery.times.load(Ordering::Relaxed);
+            counts.expected += 1;
+            counts.received += usize::from(times > 0);
+            counts.duplicates += u64::from(times.saturating_sub(1));
         }
-        Counts { expected, received, missing: expected - received, duplicates }
+        counts.missing = counts.expected - counts.received;
+        counts
     }
 
     /// Waits until everything was received once, or nothing more comes, for at most `limit`.
-    pub(crate) async fn wait(&self, entries: Range<usize>, limit: Duration) -> Counts {
+    pub(crate) async fn wait(&self, events: Range<usize>, limit: Duration) -> Counts {
         let start = Instant::now();
-        let (mut last, mut progress) = (self.counts(entries.clone()), Instant::now());
+        let (mut last, mut progress) = (self.received.load(Ordering::Relaxed), Instant::now());
+        // Everything before this event was received.
+        let mut next = events.start;
         loop {
-            let counts = self.counts(entries.clone());
-            if counts.received > last.received {
-                (last, progress) = (counts, Instant::now());
+            while next < events.end && self.is_received(next) {
+                next += 1;
             }
-            if counts.missing == 0 || progress.elapsed() > STALL || start.elapsed() > limit {
-                return counts;
+            let received = self.received.load(Ordering::Relaxed);
+            if received > last {
+                (last, progress) = (received, Instant::now());
+            }
+            if next == events.end || progress.elapsed() > STALL || start.elapsed() > limit {
+                return self.counts(events);
             }
             tokio::time::sleep(INTERVAL).await;
         }
     }
 
-    /// The time from the first send to the last receipt.
-    pub(crate) fn span(&self, entries: Range<usize>) -> anyhow::Result<Duration> {
-        let times = |of: &[AtomicU64]| -> Vec<u64> {
-            of[entries.clone()].iter().map(|at| at.load(Ordering::Acquire)).filter(|at| *at > 0).collect()
-        };
-        let first = times(&self.sent).into_iter().min();
-        let last = times(&self.received).into_iter().max();
-        let (Some(first), Some(last)) = (first, last) else { anyhow::bail!("nothing was received") };
-        ensure!(last > first, "the last receipt was before the first send");
-        Ok(Duration::from_nanos(last - first))
+    fn is_received(&self, event: usize) -> bool {
+        !self.is_expected(event)
+            || self.deliveries(event).iter().all(|delivery| delivery.first.load(Ordering::Acquire) > 0)
     }
 
-    /// The time from send to receipt of every entry that was received.
-    pub(crate) fn latencies(&self, entries: Range<usize>) -> Vec<Duration> {
-        let pairs = self.sent[entries.clone()].iter().zip(&self.received[entries]);
-        let pairs =
-            pairs.map(|(sent, received)| (sent.load(Ordering::Acquire), received.load(Ordering::Acquire)));
-        pairs
-            .filter(|(sent, received)| *sent > 0 && *received > 0)
-            .map(|(sent, received)| Duration::from_nanos(received.saturating_sub(sent)))
-            .collect()
+    /// When the first of these events was sent.
+    pub(crate) fn first_sent(&self, events: Range<usize>) -> anyhow::Result<Duration> {
+        let sent = self.events[events].iter().map(|event| event.at.load(Ordering::Acquire));
+        let first = sent.filter(|at| *at > 0).min();
+        first.map(Duration::from_nanos).ok_or_else(|| anyhow::anyhow!("nothing was sent"))
+    }
+
+    /// The time from the first send to the last receipt.
+    pub(crate) fn span(&self, events: Range<usize>) -> anyhow::Result<Duration> {
+        let first = self.first_sent(events.clone())?;
+        let last = self.received_of(events).map(|delivery| delivery.received).max();
+        let last = last.ok_or_else(|| anyhow::anyhow!("nothing was received"))?;
+        ensure!(last > first, "the last receipt was before the first send");
+        Ok(last - first)
+    }
+
+    /// Every delivery of these events that was received.
+    pub(crate) fn received_of(&self, events: Range<usize>) -> impl Iterator<Item = Received> {
+        events.flat_map(move |event| {
+            let sent = Duration::from_nanos(self.events[event].at.load(Ordering::Acquire));
+            self.deliveries(event).iter().filter_map(move |delivery| {
+                let first = delivery.first.load(Ordering::Acquire);
+                (first > 0).then(|| Received { sent, received: Duration::from_nanos(first) })
+            })
+        })
+    }
+
+    /// The time from send to receipt of every delivery that was received.
+    pub(crate) fn latencies(&self, events: Range<usize>) -> Vec<Duration> {
+        self.received_of(events).map(Received::latency).collect()
     }
 }
 
@@ -131,14 +212,43 @@ mod tests {
 
     #[test]
     fn missing_and_duplicate_receipts_are_counted() {
-        let tally = Tally::new(4);
-        for index in [0, 1, 1, 1] {
-            tally.note_sent(index);
-            assert!(tally.note_received(index));
+        let tally = Tally::new(4, 1, 1);
+        for event in [0, 1, 2] {
+            tally.note_sent(event, 0);
         }
-        assert!(!tally.note_received(4));
+        for event in [0, 1, 1, 1] {
+            assert!(tally.note_received(event, 0));
+        }
+        assert!(!tally.note_received(4, 0));
         let counts = tally.counts(0..3);
         assert_eq!(counts, Counts { expected: 3, received: 2, missing: 1, duplicates: 2 });
         assert_eq!(tally.latencies(0..4).len(), 2);
+    }
+
+    #[test]
+    fn an_event_is_expected_at_every_webhook_of_its_user_and_nowhere_else() {
+        let tally = Tally::new(2, 3, 2);
+        assert!(!tally.note_received(0, 3), "nothing was sent yet");
+        tally.note_sent(0, 1);
+        tally.note_sent(1, 2);
+        assert!(!tally.note_received(0, 2), "it is user 0's webhook");
+        for webhook in [3, 4, 5] {
+            assert!(tally.note_received(0, webhook));
+        }
+        let counts = tally.counts(0..2);
+        let expected = Counts { expected: 3, received: 3, missing: 0, duplicates: 0 };
+        assert_eq!(counts, expected, "user 2 has no webhook");
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_with_the_last_receipt_and_not_before() {
+        let tally = Tally::new(2, 1, 1);
+        tally.note_sent(0, 0);
+        tally.note_sent(1, 0);
+        tally.note_received(1, 0);
+        let limit = Duration::from_millis(60);
+        assert_eq!(tally.wait(0..2, limit).await.missing, 1);
+        tally.note_received(0, 0);
+        assert_eq!(tally.wait(0..2, Duration::from_secs(60)).await.missing, 0);
     }
 }

@@ -1,0 +1,125 @@
+//! The figures that are asked for, and which of them a run reached.
+
+use std::fmt::Write as _;
+
+use crate::outcome::Unit;
+use crate::results::Results;
+
+/// What a figure has to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Target {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Target {
+    fn is_reached(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(target) => value >= target,
+            Self::AtMost(target) => value <= target,
+        }
+    }
+
+    fn show(self, unit: Unit) -> String {
+        match self {
+            Self::AtLeast(target) => format!("≥ {}", unit.show(target)),
+            Self::AtMost(target) => format!("≤ {}", unit.show(target)),
+        }
+    }
+}
+
+/// A figure with its target.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Required {
+    what: &'static str,
+    scenario: &'static str,
+    figure: &'static str,
+    target: Target,
+}
+
+const fn required(
+    what: &'static str,
+    scenario: &'static str,
+    figure: &'static str,
+    target: Target,
+) -> Required {
+    Required { what, scenario, figure, target }
+}
+
+use Target::{AtLeast, AtMost};
+
+/// On a machine with two cores that everything shares.
+pub(crate) const FIGURES: &[Required] = &[
+    required("deliveries/s, fan-out 1", "fan-out-1", "deliveries_per_second", AtLeast(9000.0)),
+    required("… over the two-hop floor", "fan-out-1", "over_2_hops", AtLeast(1.2)),
+    required("deliveries/s, fan-out 10", "fan-out-10", "deliveries_per_second", AtLeast(18_000.0)),
+    required("publish → receipt at 200/s, p50", "latency-200", "p50_ms", AtMost(3.0)),
+    required("publish → receipt at 200/s, p99", "latency-200", "p99_ms", AtMost(8.0)),
+    required("p99 beside a hanging receiver ÷ alone", "hanging", "p99_beside_over_alone", AtMost(1.5)),
+    required("own CPU s for 1,000 deliveries", "fan-out-1", "cpu_own", AtMost(0.10)),
+    required("RSS idle, event-ingest", "backlog", "rss_idle_event-ingest", AtMost(25.0)),
+    required("RSS idle, dispatcher", "backlog", "rss_idle_dispatcher", AtMost(25.0)),
+    required("RSS with 200,000 waiting, event-ingest", "backlog", "rss_peak_event-ingest", AtMost(256.0)),
+    required("RSS with 200,000 waiting, dispatcher", "backlog", "rss_peak_dispatcher", AtMost(256.0)),
+    required("events/s, 95 % match nobody", "many-users", "events_per_second", AtLeast(12_000.0)),
+    required("p99 added by another user's burst", "burst", "p99_added_ms", AtMost(50.0)),
+    required("cost with 100,000 webhooks ÷ 10", "flat", "many_webhooks_over_few", AtMost(1.1)),
+    required("cost with 5,000,000 deliveries ÷ none", "flat", "many_deliveries_over_few", AtMost(1.1)),
+];
+
+/// What a short run guards: ratios, generously, because machines that check changes are busy with other things.
+pub(crate) const GUARDS: &[Required] = &[
+    required("fan-out 1 over the two-hop floor", "fan-out-1", "over_2_hops", AtLeast(0.6)),
+    required("fan-out 10 over the two-hop floor", "fan-out-10", "over_2_hops", AtLeast(0.8)),
+    required("p50 at 200/s ÷ the two-hop floor's", "latency-200", "p50_over_2_hops", AtMost(4.0)),
+    required("p50 beside a hanging receiver ÷ alone", "hanging", "p50_beside_over_alone", AtMost(4.0)),
+];
+
+/// The figures that were measured, with their targets, and how many of them are missed.
+pub(crate) fn table(results: &Results, figures: &[Required]) -> (String, usize) {
+    let (mut text, mut missed) = (String::new(), 0);
+    for required in figures {
+        let Some(figure) = results.figure(required.scenario, required.figure) else { continue };
+        let is_reached = required.target.is_reached(figure.value);
+        missed += usize::from(!is_reached);
+        let _ = writeln!(
+            text,
+            "{:<42}{:>12}{:>12}  {}",
+            required.what,
+            required.target.show(figure.unit),
+            figure.unit.show(figure.value),
+            if is_reached { "reached" } else { "MISSED" },
+        );
+    }
+    (text, missed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::tests::{outcome, results};
+    use crate::scenario::SCENARIOS;
+
+    #[test]
+    fn a_missed_figure_is_told_as_missed_and_one_not_measured_is_left_out() {
+        let mut results = results();
+        let latencies = [("p50_ms", 3.0, Unit::Milliseconds), ("p99_ms", 8.1, Unit::Milliseconds)];
+        results.add("latency-200", "", outcome(&latencies));
+        let (text, missed) = table(&results, FIGURES);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!((lines.len(), missed), (2, 1), "{text}");
+        assert!(lines[0].contains("≤ 3.00") && lines[0].ends_with("reached"), "{text}");
+        assert!(lines[1].contains("8.10") && lines[1].ends_with("MISSED"), "{text}");
+    }
+
+    #[test]
+    fn every_target_is_of_a_scenario_and_a_short_run_makes_what_it_guards() {
+        for required in FIGURES.iter().chain(GUARDS) {
+            assert!(SCENARIOS.iter().any(|scenario| scenario.name == required.scenario), "{required:?}");
+        }
+        let short = crate::scenario::chosen(&[], crate::size::Size::Short).unwrap();
+        for guard in GUARDS {
+            assert!(short.iter().any(|scenario| scenario.name == guard.scenario), "{guard:?}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Deliveries a second.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use service::Clock;
+
+use crate::floors::Floor;
+use crate::outcome::{Outcome, Unit};
+use crate::platform::{Needs, PHASE_LIMIT, Platform};
+use crate::results::Measured;
+use crate::size::Size;
+use crate::stats::per_second;
+use crate::tls::Protocol;
+
+/// Events before anything is measured.
+const WARM_UP: usize = 1000;
+
+/// Events published as fast as it goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Burst {
+    events: usize,
+    fan_out: usize,
+    users: usize,
+    dispatchers: usize,
+    data_bytes: usize,
+    tls: Option<Protocol>,
+}
+
+impl Burst {
+    /// Events to users with `fan_out` webhooks each, in turn.
+    pub(crate) const fn new(events: usize, fan_out: usize, users: usize) -> Self {
+        Self { events, fan_out, users, dispatchers: 1, data_bytes: 0, tls: None }
+    }
+
+    pub(crate) const fn dispatchers(self, dispatchers: usize) -> Self {
+        Self { dispatchers, ..self }
+    }
+
+    pub(crate) const fn data(self, data_bytes: usize) -> Self {
+        Self { data_bytes, ..self }
+    }
+
+    pub(crate) const fn tls(self, protocol: Protocol) -> Self {
+        Self { tls: Some(protocol), ..self }
+    }
+
+    pub(crate) async fn measure(self, size: Size, measured: &Measured) -> anyhow::Result<Outcome> {
+        let events = size.events(self.events);
+        let warm_up = WARM_UP.min(events / 2);
+        let needs = Needs {
+            dispatchers: self.dispatchers,
+            data_bytes: self.data_bytes,
+            tls: self.tls,
+            ..Needs::new(warm_up + events, self.fan_out, self.users)
+        };
+        let platform = Platform::start(&needs).await?;
+        platform.warm_up(0..warm_up).await?;
+        let mut outcome = Outcome::default();
+        let burst = warm_up..warm_up + events;
+        let in_turn = platform.in_turn();
+        let warmed = warm_up * self.fan_out;
+        let counts = platform.measure_burst(&mut outcome, burst.clone(), in_turn, warmed).await?;
+        let rate = per_second(counts.received, platform.tally.span(burst)?);
+        outcome.set("deliveries_per_second", rate, Unit::PerSecond);
+        outcome.count("burst", counts);
+        for (floor, name) in
+            [(Floor::Bare, "over_bare"), (Floor::Chain(1), "over_1_hop"), (Floor::Chain(2), "over_2_hops")]
+        {
+            if let Some(floor) = measured.get(&floor.name(), "deliveries_per_second") {
+                outcome.set(name, rate / floor, Unit::TimesAsFast);
+            }
+        }
+        platform.end(&mut outcome).await;
+        Ok(outcome)
+    }
+}
+
+/// Most events concern nobody who listens.
+pub(crate) async fn many_users(size: Size) -> anyhow::Result<Outcome> {
+    /// Users with a webhook, of so many more without.
+    const SUBSCRIBED: usize = 20;
+    /// One event in so many concerns one of them.
+    const ONE_IN: usize = 20;
+
+    let events = size.events(100_000);
+    let platform = Platform::start(&Needs::new(WARM_UP + events, 1, SUBSCRIBED)).await?;
+    platform.warm_up(0..WARM_UP).await?;
+    let measured = WARM_UP..WARM_UP + events;
+    let user_of = |event: usize| match event % ONE_IN {
+        0 => event / ONE_IN % SUBSCRIBED,
+        _ => SUBSCRIBED + event % 10_000,
+    };
+    let mut outcome = Outcome::default();
+    let (before, sampler) = (platform.usages(), platform.sampler());
+    let start = Clock::system().now();
+    platform.load.burst(measured.clone(), user_of).await?;
+    let counts = platform.tally.wait(measured.clone(), PHASE_LIMIT).await;
+    let end = fanned_out(&platform, WARM_UP + events).await?;
+    outcome.set_usage(&before, &platform.usages(), events);
+    outcome.series.extend(sampler.stop().await?);
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970")]
+    let seconds = (end - start.timestamp_millis()) as f64 / 1000.0;
+    ensure!(seconds > 0.0, "everything was fanned out before it was published");
+    outcome.set("events_per_second", per_second(events, Duration::from_secs_f64(seconds)), Unit::PerSecond);
+    outcome.count("burst", counts);
+    platform.end(&mut outcome).await;
+    Ok(outcome)
+}
+
+/// Waits until all events are fanned out. When the last was, in milliseconds since 1970.
+async fn fanned_out(platform: &Platform, events: usize) -> anyhow::Result<i64> {
+    // The index of events that are to be fanned out answers first: most of the time nothing is counted.
+    let statement = "
+        SELECT (extract(epoch FROM max(fanned_out_at)) * 1000)::bigint, count(*)
+          FROM events WHERE NOT EXISTS (SELECT FROM events WHERE fanned_out_at IS NULL)";
+    let begun = tokio::time::Instant::now();
+    loop {
+        let row = platform.database.query_one(statement, &[]).await?;
+        if usize::try_from(row.get::<_, i64>(1)) == Ok(events) {
+            return row.get::<_, Option<i64>>(0).context("no event was fanned out");
+        }
+        ensure!(begun.elapsed() < PHASE_LIMIT, "not every event was fanned out");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// More users than are remembered at the start: an event to each, twice.
+pub(crate) async fn many_webhooks(size: Size) -> anyhow::Result<Outcome> {
+    let users = size.events(50_000);
+    let platform = Platform::start(&Needs::new(2 * users, 2, users)).await?;
+    let mut outcome = Outcome::default();
+    let mut recorded = 0;
+    for (phase, events) in [("cold", 0..users), ("warm", users..2 * users)] {
+        let mut of_phase = Outcome::default();
+        let in_turn = platform.in_turn();
+        let counts = platform.measure_burst(&mut of_phase, events.clone(), in_turn, recorded).await?;
+        recorded += counts.expected;
+        let rate = per_second(counts.received, platform.tally.span(events)?);
+        outcome.set(&format!("{phase}_deliveries_per_second"), rate, Unit::PerSecond);
+        for (name, figure) in of_phase.figures {
+            outcome.figures.insert(format!("{phase}_{name}"), figure);
+        }
+        outcome.series.extend(of_phase.series);
+        outcome.count(phase, counts);
+    }
+    platform.end(&mut outcome).await;
+    Ok(outcome)
+}

@@ -38,7 +38,7 @@ struct Version {
     version: String,
 }
 
-fn unavailable(error: ConnectionError) -> StoreError {
+fn unavailable(error: &ConnectionError) -> StoreError {
     StoreError::Unavailable { reason: error.to_string() }
 }
 
@@ -49,7 +49,7 @@ impl Store {
     /// index for example, takes as long as it takes.
     pub async fn migrate(&self, now: Timestamp) -> Result<Vec<String>, StoreError> {
         // A connection of its own: the lock is held by the session and ends with it.
-        let mut connection = self.connector.connect().await.map_err(unavailable)?;
+        let mut connection = self.connector.connect().await.map_err(|error| unavailable(&error))?;
         // A migration takes as long as the tables are large; one that is waited for, too.
         sql_query("SET statement_timeout = 0").execute(&mut connection).await?;
         sql_query("SELECT pg_advisory_lock($1)")
@@ -88,7 +88,7 @@ impl Store {
     /// What the server says of a lock that was not to be had in time, in its language: diesel does not pass on the
     /// SQLSTATE (55P03), and only superusers may choose the language. Asks for the lock that the migration holds.
     async fn words_for_a_lock_timeout(&self) -> Result<String, StoreError> {
-        let mut connection = self.connector.connect().await.map_err(unavailable)?;
+        let mut connection = self.connector.connect().await.map_err(|error| unavailable(&error))?;
         sql_query("SET lock_timeout = '1ms'").execute(&mut connection).await?;
         let asked = sql_query("SELECT pg_advisory_lock($1)")
             .bind::<diesel::sql_types::BigInt, _>(MIGRATION_LOCK)

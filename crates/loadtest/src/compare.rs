@@ -82,9 +82,9 @@ mod tests {
     #[test]
     fn what_only_one_run_has_is_left_out() {
         let (mut before, mut after) = (results(), results());
-        before.add("fan-out-1", "", outcome(&[("rate", 100.0, Unit::PerSecond)]));
-        after.add("fan-out-1", "", outcome(&[("rate", 50.0, Unit::PerSecond)]));
-        after.add("fan-out-10", "", outcome(&[("rate", 50.0, Unit::PerSecond)]));
+        before.add("fan-out-1", "", &outcome(&[("rate", 100.0, Unit::PerSecond)]));
+        after.add("fan-out-1", "", &outcome(&[("rate", 50.0, Unit::PerSecond)]));
+        after.add("fan-out-10", "", &outcome(&[("rate", 50.0, Unit::PerSecond)]));
         let text = compare(&before, &after);
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(text.lines().last().unwrap().contains("0.500  WORSE"), "{text}");

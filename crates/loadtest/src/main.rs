@@ -124,7 +124,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
         for scenario in &scenarios {
             for (scenario, what, outcome) in make(scenario, arguments.size(), &mut measured).await? {
                 draw(directory, &name, &scenario, &outcome)?;
-                results.add(&scenario, what, outcome);
+                results.add(&scenario, what, &outcome);
                 // Whatever happens to the others.
                 results.write(&file)?;
             }

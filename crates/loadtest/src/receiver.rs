@@ -209,7 +209,7 @@ mod tests {
         let request = |secret: &[u8]| {
             let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
             let signature = hmac::sign(&key, b"{}");
-            let hex: String = signature.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            let hex = signature.as_ref().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
             let mut headers = HeaderMap::new();
             headers.insert("x-lok-signature", hex.parse().unwrap());
             headers.insert("x-lok-event-id", "run-0".parse().unwrap());

@@ -104,7 +104,7 @@ mod tests {
     fn a_missed_figure_is_told_as_missed_and_one_not_measured_is_left_out() {
         let mut results = results();
         let latencies = [("p50_ms", 3.0, Unit::Milliseconds), ("p99_ms", 8.1, Unit::Milliseconds)];
-        results.add("latency-200", "", outcome(&latencies));
+        results.add("latency-200", "", &outcome(&latencies));
         let (text, missed) = table(&results, FIGURES);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!((lines.len(), missed), (2, 1), "{text}");

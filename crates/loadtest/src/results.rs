@@ -70,7 +70,7 @@ impl Results {
     }
 
     /// Adds one run of a scenario; its figures become the medians of all its runs.
-    pub(crate) fn add(&mut self, name: &str, what: &str, outcome: Outcome) {
+    pub(crate) fn add(&mut self, name: &str, what: &str, outcome: &Outcome) {
         if !self.scenarios.iter().any(|scenario| scenario.name == name) {
             self.scenarios.push(ScenarioResults {
                 name: name.to_owned(),
@@ -170,7 +170,7 @@ pub(crate) mod tests {
     fn a_scenario_made_several_times_tells_the_median() {
         let mut results = results();
         for rate in [3.0, 1.0, 2.0] {
-            results.add("fan-out-1", "", outcome(&[("rate", rate, Unit::PerSecond)]));
+            results.add("fan-out-1", "", &outcome(&[("rate", rate, Unit::PerSecond)]));
         }
         assert_eq!(results.scenarios.len(), 1);
         assert_eq!(results.figure("fan-out-1", "rate").map(|figure| figure.value), Some(2.0));
@@ -179,12 +179,12 @@ pub(crate) mod tests {
     #[test]
     fn a_loss_in_any_run_and_a_careless_database_are_faults() {
         let mut results = results();
-        results.add("fan-out-1", "", Outcome::default());
+        results.add("fan-out-1", "", &Outcome::default());
         assert_eq!(results.faults(), Vec::<String>::new());
         let mut lossy = Outcome::default();
         lossy.count("burst", Counts { expected: 2, received: 1, missing: 1, duplicates: 0 });
-        results.add("fan-out-1", "", lossy);
-        results.add("fan-out-1", "", Outcome::default());
+        results.add("fan-out-1", "", &lossy);
+        results.add("fan-out-1", "", &Outcome::default());
         results.machine.synchronous_commit = "off".to_owned();
         let faults = results.faults();
         assert_eq!(faults.len(), 2, "{faults:?}");
@@ -196,9 +196,10 @@ pub(crate) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("results.json");
         let mut results = results();
-        results.add("fan-out-1", "", outcome(&[("rate", 1.5, Unit::PerSecond)]));
+        results.add("fan-out-1", "", &outcome(&[("rate", 1.5, Unit::PerSecond)]));
         results.write(&file).unwrap();
-        assert_eq!(Results::read(&file).unwrap().figure("fan-out-1", "rate").unwrap().value, 1.5);
+        let read = Results::read(&file).unwrap().figure("fan-out-1", "rate");
+        assert_eq!(read, Some(Figure { value: 1.5, unit: Unit::PerSecond }));
         std::fs::write(&file, "{\"at\": \"2026\"}").unwrap();
         assert!(Results::read(&file).unwrap_err().to_string().contains("another version"));
     }

@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 
 /// How often the receipts are looked at while waiting: they carry their own times.
@@ -185,8 +184,8 @@ impl Tally {
         let first = self.first_sent(events.clone())?;
         let last = self.received_of(events).map(|delivery| delivery.received).max();
         let last = last.ok_or_else(|| anyhow::anyhow!("nothing was received"))?;
-        ensure!(last > first, "the last receipt was before the first send");
-        Ok(last - first)
+        let span = last.checked_sub(first).filter(|span| !span.is_zero());
+        span.ok_or_else(|| anyhow::anyhow!("the last receipt was before the first send"))
     }
 
     /// Every delivery of these events that was received.

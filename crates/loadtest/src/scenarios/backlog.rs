@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use testkit::{DEADLINE, Memory, eventually};
 
 use crate::outcome::{Outcome, Unit};
@@ -60,10 +60,10 @@ pub(crate) async fn measure(size: Size) -> anyhow::Result<Outcome> {
     outcome.series.extend(series::of_receipts(&platform.tally, events.clone(), ""));
     // From the first receipt: what the dispatcher needs to start is not its speed.
     let receipts = || platform.tally.received_of(events.clone()).map(|delivery| delivery.received);
-    let (first, last) = (receipts().min().unwrap_or(start), receipts().max().unwrap_or(start));
-    ensure!(last > first, "nothing was received");
-    outcome.set("deliveries_per_second", per_second(counts.received, last - first), Unit::PerSecond);
-    outcome.set("drained_after_s", (last - start).as_secs_f64(), Unit::Seconds);
+    let (first, last) = receipts().min().zip(receipts().max()).context("nothing was received")?;
+    let rate = per_second(counts.received, last.saturating_sub(first));
+    outcome.set("deliveries_per_second", rate, Unit::PerSecond);
+    outcome.set("drained_after_s", last.saturating_sub(start).as_secs_f64(), Unit::Seconds);
     outcome.count("backlog", counts);
     platform.end(&mut outcome).await;
     Ok(outcome)

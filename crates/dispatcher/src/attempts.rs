@@ -89,14 +89,23 @@ pub(crate) enum Wait {
 pub(crate) struct Unwritten {
     pub(crate) delivery: NewDelivery,
     pub(crate) created_at: Timestamp,
-    /// Whether it has one by now, and a message that stands for it.
-    pub(crate) stood_in: AtomicBool,
+    /// Whether another message is made to stand for it, and it has a row by now, or is about to get one.
+    stood_in: AtomicBool,
 }
 
 impl Unwritten {
     /// A delivery that was decided on then.
     pub(crate) fn new(delivery: NewDelivery, created_at: Timestamp) -> Self {
         Self { delivery, created_at, stood_in: AtomicBool::new(false) }
+    }
+
+    /// Notes that another message is made to stand for it.
+    pub(crate) fn stand_in(&self) {
+        self.stood_in.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_standing_in(&self) -> bool {
+        self.stood_in.load(Ordering::Relaxed)
     }
 }
 
@@ -117,7 +126,7 @@ impl Attempts {
         bytes_to_read: usize,
         patience: Duration,
     ) -> Wait {
-        let Congestion { max_wait, park } = self.lanes.congestion(webhook);
+        let Congestion { mut max_wait, park } = self.lanes.congestion(webhook);
         let mut place = pin!(self.lanes.place(webhook, bytes_to_read));
         let place = loop {
             tokio::select! {
@@ -129,6 +138,7 @@ impl Attempts {
             if self.journal.is_available() {
                 return Wait::WebhookBusy { park };
             }
+            max_wait = patience;
         };
         let mut turn = pin!(place.turn());
         loop {
@@ -240,11 +250,9 @@ impl Attempts {
         record: AttemptRecord,
         unwritten: Option<&Unwritten>,
     ) -> Result<Option<Fence>, NotDone> {
-        if let Some(Unwritten { delivery, created_at, stood_in }) = unwritten
-            && !stood_in.load(Ordering::Relaxed)
-        {
-            let first =
-                FirstAttempt { delivery: *delivery, created_at: *created_at, made: record.clone() };
+        if let Some(unwritten) = unwritten {
+            let Unwritten { delivery, created_at, .. } = *unwritten;
+            let first = FirstAttempt { delivery, created_at, made: record.clone() };
             if self.journal.settle(first).await? {
                 return Ok(Some(Fence::FIRST));
             }

@@ -3,7 +3,6 @@
 use std::panic::resume_unwind;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use broker::Confirmed;
@@ -178,11 +177,17 @@ impl FirstAttempts {
         let body = first.body.clone();
         let made = {
             let attempt = self.attempts.attempt(&first.job, &target, body, turn, Some(&first.unwritten));
-            let mut attempt = pin!(attempt);
+            let (mut attempt, mut standing_in) = (pin!(attempt), pin!(self.stand_in_when_late(first)));
             tokio::select! {
                 biased;
-                made = &mut attempt => made,
-                stood_in = self.stand_in_when_late(first) => {
+                made = &mut attempt => {
+                    // Half of it would leave a row that no message stands for.
+                    if first.unwritten.is_standing_in() {
+                        standing_in.await?;
+                    }
+                    made
+                }
+                stood_in = &mut standing_in => {
                     if let Ok(Some(proof)) = stood_in
                         && let Some(tell) = tell.take()
                     {
@@ -234,22 +239,18 @@ impl FirstAttempts {
     /// over, and finds it recorded, or not, if this process ended. `None`: the attempt is recorded just now.
     async fn stand_in_when_late(&self, first: &First) -> Result<Option<Confirmed>, NotDone> {
         sleep(self.hold).await;
+        first.unwritten.stand_in();
         let delay = self.attempts.outbox.stand_in_delay();
-        if !self.write_pending(first, delay).await? {
+        if !self.attempts.write_pending(&first.unwritten, delay).await? {
             return Ok(None);
         }
-        let proof = self.attempts.outbox.stand_in(&first.job).await;
-        Ok(Some(proof))
+        Ok(Some(self.attempts.outbox.stand_in(&first.job).await))
     }
 
-    /// `false` if a message stands for the delivery already.
+    /// Writes the delivery, which a message is about to stand for; `false` if one does already.
     async fn write_pending(&self, first: &First, delay: Duration) -> Result<bool, NotDone> {
-        if first.unwritten.stood_in.load(Ordering::Relaxed) {
-            return Ok(false);
-        }
-        let written = self.attempts.write_pending(&first.unwritten, delay).await?;
-        first.unwritten.stood_in.store(true, Ordering::Relaxed);
-        Ok(written)
+        let is_standing_in = first.unwritten.is_standing_in();
+        Ok(!is_standing_in && self.attempts.write_pending(&first.unwritten, delay).await?)
     }
 
     /// Nothing can be done with it, now or later: its job goes to where operators look.

@@ -1,9 +1,10 @@
 //! Requests on the wire, and the bodies read for them: bounded per webhook, so that one receiver cannot hurt another, and
 //! per dispatcher.
 //!
-//! How many requests a webhook may have on the wire follows how its receiver takes them (`domain::pace`) and what is
-//! free: a quarter of that at most. Webhooks whose requests take long have three quarters of a dispatcher together: the
-//! others find places whatever hangs.
+//! How many requests a webhook may have on the wire follows how its receiver takes them (`domain::pace`) and how much is
+//! taken. A quarter of a dispatcher is left to webhooks that have nothing on the wire, one request each, and whose requests
+//! do not take long: they find a place whatever hangs. Of what is free of the other three quarters, a webhook may have a
+//! quarter more: the more is taken, the less those get who want many.
 
 mod memory;
 mod places;
@@ -20,6 +21,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use memory::{Memory, acquire};
 use places::{Asked, Places, Ticket};
+
+/// One of so many parts of all requests is left to webhooks that have none on the wire.
+const LEFT_TO_NEWCOMERS: usize = 4;
 
 /// How much may be on the wire.
 #[derive(Debug, Clone, Copy)]
@@ -125,7 +129,7 @@ impl Lanes {
         let requests = bounds.requests.max(1);
         let shared = Shared {
             requests: Arc::new(Semaphore::new(requests)),
-            slow: Arc::new(Semaphore::new(requests - requests / 4)),
+            slow: Arc::new(Semaphore::new(bounds.shared_requests())),
             memory: Memory::new(bounds.memory),
             overflow,
             places: Mutex::new(Places::new(bounds)),
@@ -187,6 +191,12 @@ impl Turn {
 }
 
 impl Bounds {
+    /// The requests that are not left to those who have none.
+    fn shared_requests(self) -> usize {
+        let requests = self.requests.max(1);
+        requests - requests / LEFT_TO_NEWCOMERS
+    }
+
     /// What one webhook may use of the memory.
     fn memory_per_webhook(self) -> usize {
         let part = self.memory.saturating_mul(self.requests_per_webhook) / self.requests.max(1);

@@ -13,8 +13,7 @@ use tokio::time::Instant;
 use super::memory::Memory;
 use super::{Bounds, Ended};
 
-/// A webhook may have one of so many parts of the places that are free. So those who want many never have all: however
-/// many they are, they leave places to whoever comes.
+/// A webhook may have one of so many parts of what else is free: the more is taken, the less those get who want many.
 const PART_OF_FREE: usize = 4;
 
 /// Webhooks that are not well and that nobody uses, whose pace is remembered.
@@ -185,9 +184,15 @@ impl Places {
         self.lanes.len()
     }
 
-    /// What one webhook may have of the places, as many as are free.
+    /// Webhooks without a lane whose pace is remembered.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.remembered.iter().count()
+    }
+
+    /// What one webhook may have of the places, by how many are taken.
     fn part(&self) -> usize {
-        self.bounds.requests.saturating_sub(self.taken) / PART_OF_FREE
+        self.bounds.shared_requests().saturating_sub(self.taken) / PART_OF_FREE
     }
 }
 

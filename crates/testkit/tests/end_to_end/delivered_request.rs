@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use domain::EventType::{BookingCreated, ListingDeleted};
 use testkit::{Event, Receiver, Reply, Request, Stack};
 
-use crate::support::{lok_signature, standard_signature};
+use crate::support::{lok_signature, settled, standard_signature};
 
 /// As a publisher writes it: decimals with zeros, escapes, keys that JavaScript sorts, white space.
 const DATA: &str = r#"{
@@ -59,8 +59,8 @@ async fn a_request_is_exactly_what_the_contract_says() {
     ] {
         assert_eq!(request.header(name), Some(value), "{name}");
     }
-    let history = stack.history(&webhook, "").await;
-    assert_eq!(history["deliveries"][0]["id"], request.delivery_id());
+    let deliveries = settled(&stack, &webhook, 1).await;
+    assert_eq!(deliveries[0]["id"], request.delivery_id());
     assert!(request.delivery_id().starts_with("delivery_"));
     assert_signed(&request, &webhook.secret);
     assert_of_this_attempt(&request);

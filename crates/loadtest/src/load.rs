@@ -24,13 +24,13 @@ pub(crate) struct Load {
     pub(crate) tally: Arc<Tally>,
     /// Begins every event's id: no other run has it.
     pub(crate) run: String,
-    /// Bytes of an event's `data`, or about 350 if that is more.
-    pub(crate) data_bytes: usize,
+    /// Makes every event's `data` longer.
+    pub(crate) padding: Arc<str>,
 }
 
 impl Load {
     fn message(&self, event: usize, user: usize) -> Message {
-        let body = body(&format!("{}-{event}", self.run), user, &data(event, self.data_bytes));
+        let body = body(&format!("{}-{event}", self.run), user, &data(event, &self.padding));
         Message::to_exchange(&self.exchange, "booking.created", body.into()).content_type(wire::JSON)
     }
 
@@ -95,19 +95,19 @@ fn body(id: &str, to: usize, data: &str) -> String {
     )
 }
 
-/// An event's data: 350 bytes, or more if `bytes` is.
-pub(crate) fn data(event: usize, bytes: usize) -> String {
-    let mut data = format!(
-        r#"{{"id":"booking_{event:08}","listingId":"listing_{:06}","guestId":"user_{:06}","startDate":"2026-02-01T14:00:00Z","endDate":"2026-02-03T11:00:00Z","totalPrice":250.00,"currency":"EUR","status":"PENDING","pricingMode":"DAILY","createdAt":"2026-01-15T10:30:00Z","note":"Arrivée tardive, merci de laisser les clés à la réception"#,
+/// Text that makes an event's data, which has 350 bytes without, so long.
+pub(crate) fn padding(data_bytes: usize) -> Arc<str> {
+    let missing = data_bytes.saturating_sub(data(0, "").len());
+    ". Merci beaucoup et bon voyage".chars().cycle().take(missing).collect::<String>().into()
+}
+
+/// An event's data.
+pub(crate) fn data(event: usize, padding: &str) -> String {
+    format!(
+        r#"{{"id":"booking_{event:08}","listingId":"listing_{:06}","guestId":"user_{:06}","startDate":"2026-02-01T14:00:00Z","endDate":"2026-02-03T11:00:00Z","totalPrice":250.00,"currency":"EUR","status":"PENDING","pricingMode":"DAILY","createdAt":"2026-01-15T10:30:00Z","note":"Arrivée tardive, merci de laisser les clés à la réception{padding}"}}"#,
         event % 1000,
         event % 5000,
-    );
-    while data.len() + 2 < bytes {
-        let missing = bytes - 2 - data.len();
-        data.push_str(&". Merci beaucoup et à bientôt"[..].chars().take(missing).collect::<String>());
-    }
-    data.push_str("\"}");
-    data
+    )
 }
 
 #[cfg(test)]
@@ -118,8 +118,8 @@ mod tests {
 
     #[test]
     fn the_data_has_the_size_that_is_told_and_follows_the_schema() {
-        for (asked, size) in [(0, 330..=370), (4096, 4096..=4100), (250 * 1024, 256_000..=256_004)] {
-            let data = data(7, asked);
+        for (asked, size) in [(0, 330..=370), (4096, 4096..=4096), (250 * 1024, 256_000..=256_000)] {
+            let data = data(7, &padding(asked));
             assert!(size.contains(&data.len()), "{}", data.len());
             let value = serde_json::from_str(&data).unwrap();
             assert_eq!(EventType::BookingCreated.violations(&value, 10), []);
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_event_is_json_as_publishers_write_it() {
-        let event: serde_json::Value = serde_json::from_str(&body("run-7", 3, &data(7, 0))).unwrap();
+        let event: serde_json::Value = serde_json::from_str(&body("run-7", 3, &data(7, ""))).unwrap();
         assert_eq!(event["id"], "run-7");
         assert_eq!(event["recipients"], serde_json::json!(["user_3"]));
         assert_eq!(event["data"]["id"], "booking_00000007");

@@ -124,17 +124,19 @@ impl Outcome {
         after: &BTreeMap<String, Usage>,
         deliveries: usize,
     ) {
-        let mut own = 0.0;
+        let mut own = None;
         for (name, after) in after {
             let Some(before) = before.get(name) else { continue };
             let cpu = per_thousand(after.cpu_seconds - before.cpu_seconds, deliveries);
             self.set(&format!("cpu_{name}"), cpu, Unit::CpuSeconds);
             self.set(&format!("rss_peak_{name}"), mebibytes(after.peak_rss_bytes), Unit::Mebibytes);
             if is_own(name) {
-                own += cpu;
+                own = Some(own.unwrap_or(0.0) + cpu);
             }
         }
-        self.set("cpu_own", own, Unit::CpuSeconds);
+        if let Some(own) = own {
+            self.set("cpu_own", own, Unit::CpuSeconds);
+        }
     }
 
     /// Why it does not count; empty if it does.

@@ -11,7 +11,7 @@ use service::Clock;
 use testkit::{DEADLINE, Stack, eventually, queues, servers};
 use tokio_postgres::Client;
 
-use crate::load::Load;
+use crate::load::{Load, padding};
 use crate::outcome::Outcome;
 use crate::processes::{self, Usage};
 use crate::receiver::{Answer, Receiver, Speaks};
@@ -97,7 +97,7 @@ impl Platform {
             exchange: stack.queues().names().events_exchange(),
             tally: tally.clone(),
             run: format!("bench{}", now.timestamp_millis()),
-            data_bytes: needs.data_bytes,
+            padding: padding(needs.data_bytes),
         };
         let (users, publishers) = (needs.users, vec![publisher]);
         Ok(Self {
@@ -155,17 +155,6 @@ impl Platform {
         .await;
     }
 
-    /// The processes whose use is told, by name.
-    fn roots(&self) -> BTreeMap<String, u32> {
-        let mut roots = self.services();
-        roots.insert("loadtest".to_owned(), std::process::id());
-        let amqp = url::Url::parse(&servers::amqp_url()).ok().map(|url| url.port().unwrap_or(5672));
-        let database = servers::database_url().port().unwrap_or(5432);
-        roots.extend(amqp.and_then(processes::listening_on).map(|pid| ("rabbitmq".to_owned(), pid)));
-        roots.extend(processes::listening_on(database).map(|pid| ("postgresql".to_owned(), pid)));
-        roots
-    }
-
     /// The services' process ids, by name.
     pub(crate) fn services(&self) -> BTreeMap<String, u32> {
         let mut services = BTreeMap::new();
@@ -180,21 +169,22 @@ impl Platform {
 
     /// What every process used so far.
     pub(crate) fn usages(&self) -> BTreeMap<String, Usage> {
-        let roots = self.roots().into_iter();
-        roots.filter_map(|(name, pid)| Some((name, processes::usage(pid)?))).collect()
+        processes::usages(self.services())
     }
 
     /// Looks at queues and memory from now on.
     pub(crate) fn sampler(&self) -> Sampler {
-        let names = self.stack.queues().names();
+        let (names, topology) = (self.stack.queues().names(), self.stack.queues().topology());
+        let parked = topology.queue_names().filter(|name| name.contains("webhooks.park."));
         let queues = [
-            ("ingest.events", names.ingest_queue()),
-            ("webhooks.fanout", names.fan_out_queue()),
-            ("webhooks.deliver", names.deliver_queue()),
+            ("ingest.events", vec![names.ingest_queue()]),
+            ("webhooks.fanout", vec![names.fan_out_queue()]),
+            ("webhooks.deliver", vec![names.deliver_queue()]),
+            ("webhooks.park", parked.map(str::to_owned).collect()),
         ];
         Sampler::start(Watched {
             amqp_url: servers::amqp_url(),
-            queues: queues.map(|(name, queue)| (name.to_owned(), queue)).into(),
+            queues: queues.map(|(name, queues)| (name.to_owned(), queues)).into(),
             processes: self.services(),
             tally: self.tally.clone(),
         })

@@ -22,8 +22,8 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// What is looked at.
 pub(crate) struct Watched {
     pub(crate) amqp_url: String,
-    /// The full name of each queue, by the name in the plot.
-    pub(crate) queues: BTreeMap<String, String>,
+    /// The full names of queues whose messages are added up, by the name in the plot.
+    pub(crate) queues: BTreeMap<String, Vec<String>>,
     /// Process ids by name.
     pub(crate) processes: BTreeMap<String, u32>,
     /// Its clock is everybody's.
@@ -62,9 +62,12 @@ async fn sample(watched: Watched, mut stopped: watch::Receiver<bool>) -> anyhow:
             _ = ticks.tick() => {}
         }
         let at = watched.tally.elapsed().as_secs_f64();
-        for (name, queue) in &watched.queues {
-            let depth = f64::from(depth(&channel, queue).await?);
-            depths.entry(name.clone()).or_default().push((at, depth));
+        for (name, queues) in &watched.queues {
+            let mut ready = 0;
+            for queue in queues {
+                ready += depth(&channel, queue).await?;
+            }
+            depths.entry(name.clone()).or_default().push((at, f64::from(ready)));
         }
         for (name, pid) in &watched.processes {
             if let Some(taken) = Memory::of(*pid) {

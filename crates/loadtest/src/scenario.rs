@@ -45,8 +45,9 @@ pub(crate) enum Kind {
     Flat,
 }
 
-use Floor::{Bare, Chain};
 use throughput::Burst;
+
+const KIB: usize = 1024;
 
 const BURST: Burst = Burst::new(60_000, 1, 20);
 
@@ -56,42 +57,42 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "fan-out-1",
         what: "events to one webhook each, published as fast as the broker confirms them",
         from: From::Short,
-        floors: &[Bare, Chain(1), Chain(2)],
+        floors: &[Floor::BARE, Floor::ONE_HOP, Floor::TWO_HOPS],
         kind: Kind::Burst(BURST),
     },
     Scenario {
         name: "fan-out-10",
         what: "the same, ten webhooks each",
         from: From::Short,
-        floors: &[Bare, Chain(2)],
+        floors: &[Floor::BARE, Floor::TWO_HOPS],
         kind: Kind::Burst(Burst::new(20_000, 10, 5)),
     },
     Scenario {
         name: "fan-out-100",
         what: "the same, a hundred webhooks each",
         from: From::Normal,
-        floors: &[Bare, Chain(2)],
+        floors: &[Floor::BARE, Floor::TWO_HOPS],
         kind: Kind::Burst(Burst::new(2000, 100, 2)),
     },
     Scenario {
         name: "latency-50",
         what: "from publish to receipt at 50 events a second, an open loop",
         from: From::Normal,
-        floors: &[],
+        floors: &[Floor::TWO_HOPS],
         kind: Kind::Latency(50),
     },
     Scenario {
         name: "latency-200",
         what: "the same at 200",
         from: From::Short,
-        floors: &[Chain(2)],
+        floors: &[Floor::TWO_HOPS],
         kind: Kind::Latency(200),
     },
     Scenario {
         name: "latency-1000",
         what: "the same at 1,000",
         from: From::Normal,
-        floors: &[],
+        floors: &[Floor::TWO_HOPS],
         kind: Kind::Latency(1000),
     },
     Scenario {
@@ -147,42 +148,42 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "dispatchers-2",
         what: "fan-out-1 with two dispatchers",
         from: From::Normal,
-        floors: &[],
+        floors: &[Floor::TWO_HOPS],
         kind: Kind::Burst(BURST.dispatchers(2)),
     },
     Scenario {
         name: "dispatchers-4",
         what: "fan-out-1 with four dispatchers",
         from: From::Normal,
-        floors: &[],
+        floors: &[Floor::TWO_HOPS],
         kind: Kind::Burst(BURST.dispatchers(4)),
     },
     Scenario {
         name: "body-4k",
         what: "fan-out-1 with bodies of 4 KiB",
         from: From::Normal,
-        floors: &[],
-        kind: Kind::Burst(Burst::new(30_000, 1, 20).data(4 * 1024)),
+        floors: &[Floor::TWO_HOPS.data(4 * KIB, 30_000)],
+        kind: Kind::Burst(Burst::new(30_000, 1, 20).data(4 * KIB)),
     },
     Scenario {
         name: "body-250k",
         what: "fan-out-1 with bodies of 250 KiB, near the limit of a message",
         from: From::Normal,
-        floors: &[],
-        kind: Kind::Burst(Burst::new(1000, 1, 20).data(250 * 1024)),
+        floors: &[Floor::TWO_HOPS.data(250 * KIB, 1000)],
+        kind: Kind::Burst(Burst::new(1000, 1, 20).data(250 * KIB)),
     },
     Scenario {
         name: "tls-http1",
         what: "fan-out-1 to receivers with TLS and HTTP/1.1",
         from: From::Normal,
-        floors: &[],
+        floors: &[Floor::TWO_HOPS],
         kind: Kind::Burst(Burst::new(40_000, 1, 20).tls(crate::tls::Protocol::Http1)),
     },
     Scenario {
         name: "tls-http2",
         what: "the same with HTTP/2",
         from: From::Normal,
-        floors: &[],
+        floors: &[Floor::TWO_HOPS],
         kind: Kind::Burst(Burst::new(40_000, 1, 20).tls(crate::tls::Protocol::Http2)),
     },
     Scenario {
@@ -206,7 +207,7 @@ impl Scenario {
     /// Measures it; `measured` holds what was measured before.
     pub(crate) async fn measure(&self, size: Size, measured: &Measured) -> anyhow::Result<Outcome> {
         match self.kind {
-            Kind::Burst(burst) => burst.measure(size, measured).await,
+            Kind::Burst(burst) => burst.measure(size, self.floors, measured).await,
             Kind::ManyUsers => throughput::many_users(size).await,
             Kind::ManyWebhooks => throughput::many_webhooks(size).await,
             Kind::Latency(rate) => latency::measure(size, rate, measured).await,

@@ -15,57 +15,59 @@ use crate::load::data;
 use crate::poster::Poster;
 use crate::tally::Tally;
 
-/// Posts as fast as every connection goes.
-pub(super) async fn burst(
-    poster: &Arc<Poster>,
-    tally: &Arc<Tally>,
-    events: Range<usize>,
-    connections: usize,
-) -> anyhow::Result<()> {
-    let (next, body) = (Arc::new(AtomicUsize::new(events.start)), body());
-    let mut workers = JoinSet::new();
-    for _ in 0..connections {
-        let (poster, tally, next, body) = (poster.clone(), tally.clone(), next.clone(), body.clone());
-        workers.spawn(async move {
-            loop {
-                let event = next.fetch_add(1, Ordering::Relaxed);
-                if event >= events.end {
-                    return anyhow::Ok(());
+/// What it sends, and where.
+#[derive(Clone)]
+pub(super) struct Bare {
+    poster: Arc<Poster>,
+    tally: Arc<Tally>,
+    body: Bytes,
+}
+
+impl Bare {
+    /// Bodies are as large as a delivery's: the data with the event around it.
+    pub(super) fn new(poster: Arc<Poster>, tally: Arc<Tally>, padding: &str) -> Self {
+        let data = data(0, padding);
+        let body =
+            format!(r#"{{"event":"booking.created","timestamp":"2026-01-15T10:30:00Z","data":{data}}}"#);
+        Self { poster, tally, body: body.into() }
+    }
+
+    /// Posts as fast as every connection goes.
+    pub(super) async fn burst(&self, events: Range<usize>, connections: usize) -> anyhow::Result<()> {
+        let next = Arc::new(AtomicUsize::new(events.start));
+        let mut workers = JoinSet::new();
+        for _ in 0..connections {
+            let (bare, next) = (self.clone(), next.clone());
+            workers.spawn(async move {
+                loop {
+                    let event = next.fetch_add(1, Ordering::Relaxed);
+                    if event >= events.end {
+                        return anyhow::Ok(());
+                    }
+                    bare.post(event).await?;
                 }
-                post(&poster, &tally, event, body.clone()).await?;
-            }
-        });
+            });
+        }
+        finish(workers).await
     }
-    finish(workers).await
-}
 
-/// Posts once every `interval`, however long the earlier ones take.
-pub(super) async fn steady(
-    poster: &Arc<Poster>,
-    tally: &Arc<Tally>,
-    events: Range<usize>,
-    interval: Duration,
-) -> anyhow::Result<()> {
-    let (mut posting, mut next, body) = (JoinSet::new(), Instant::now(), body());
-    for event in events {
-        sleep_until(next).await;
-        next += interval;
-        let (poster, tally, body) = (poster.clone(), tally.clone(), body.clone());
-        posting.spawn(async move { post(&poster, &tally, event, body).await });
+    /// Posts once every `interval`, however long the earlier ones take.
+    pub(super) async fn steady(&self, events: Range<usize>, interval: Duration) -> anyhow::Result<()> {
+        let (mut posting, mut next) = (JoinSet::new(), Instant::now());
+        for event in events {
+            sleep_until(next).await;
+            next += interval;
+            let bare = self.clone();
+            posting.spawn(async move { bare.post(event).await });
+        }
+        finish(posting).await
     }
-    finish(posting).await
-}
 
-async fn post(poster: &Poster, tally: &Tally, event: usize, body: Bytes) -> anyhow::Result<()> {
-    let webhook = event % WEBHOOKS;
-    tally.note_sent(event, webhook);
-    poster.post(&format!("bench-{event}"), webhook, body).await
-}
-
-/// As large as a delivery's body: the data with the event around it.
-fn body() -> Bytes {
-    format!(r#"{{"event":"booking.created","timestamp":"2026-01-15T10:30:00Z","data":{}}}"#, data(0, 0))
-        .into()
+    async fn post(&self, event: usize) -> anyhow::Result<()> {
+        let webhook = event % WEBHOOKS;
+        self.tally.note_sent(event, webhook);
+        self.poster.post(&format!("bench-{event}"), webhook, self.body.clone()).await
+    }
 }
 
 async fn finish(mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
@@ -27,7 +27,6 @@ use tokio_util::task::TaskTracker;
 use super::WEBHOOKS;
 use super::grouped::{Grouped, TABLES};
 use crate::load::{IN_FLIGHT, data};
-use crate::platform::PHASE_LIMIT;
 use crate::poster::Poster;
 use crate::tally::Tally;
 
@@ -35,10 +34,11 @@ use crate::tally::Tally;
 const PREFETCH: u16 = 500;
 
 /// It, running.
-pub(crate) struct Chain {
+pub(super) struct Chain {
     queues: Vec<String>,
     publisher: ChainPublisher,
     tally: Arc<Tally>,
+    padding: Arc<str>,
     tasks: JoinSet<anyhow::Result<()>>,
     connections: Vec<Connection>,
     writers: TaskTracker,
@@ -48,7 +48,12 @@ pub(crate) struct Chain {
 
 impl Chain {
     /// Declares the queues, makes the tables, and starts a consumer for each queue.
-    pub(crate) async fn start(hops: u32, poster: Arc<Poster>, tally: Arc<Tally>) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        hops: u32,
+        poster: Arc<Poster>,
+        tally: Arc<Tally>,
+        padding: Arc<str>,
+    ) -> anyhow::Result<Self> {
         let database = TestDatabase::create().await;
         database.connect().await.batch_execute(TABLES).await?;
         // One connection to publish, one to consume: as the services have.
@@ -84,48 +89,46 @@ impl Chain {
         }
         writers.close();
         let connections = vec![publishing, consuming];
-        Ok(Self { queues, publisher, tally, tasks, connections, writers, _database: database })
+        Ok(Self { queues, publisher, tally, padding, tasks, connections, writers, _database: database })
     }
 
-    /// Publishes as fast as confirms come, and waits for the last receipt.
-    pub(crate) async fn burst(&self, events: Range<usize>) -> anyhow::Result<()> {
-        stream::iter(events.clone())
+    /// Publishes as fast as confirms come.
+    pub(super) async fn burst(&self, events: Range<usize>) -> anyhow::Result<()> {
+        stream::iter(events)
             .map(|event| {
                 self.tally.note_sent(event, event % WEBHOOKS);
-                self.publisher.publish(body(event))
+                self.publisher.publish(self.body(event))
             })
             .buffer_unordered(IN_FLIGHT)
             .try_collect::<()>()
-            .await?;
-        self.received(events).await
+            .await
     }
 
-    /// Publishes once every `interval`, however long the earlier ones take, and waits for the last receipt.
-    pub(crate) async fn steady(&self, events: Range<usize>, interval: Duration) -> anyhow::Result<()> {
+    /// Publishes once every `interval`, however long the earlier ones take.
+    pub(super) async fn steady(&self, events: Range<usize>, interval: Duration) -> anyhow::Result<()> {
         let (mut publishing, mut next) = (JoinSet::new(), Instant::now());
-        for event in events.clone() {
+        for event in events {
             sleep_until(next).await;
             next += interval;
-            let (publisher, tally) = (self.publisher.clone(), self.tally.clone());
+            let (publisher, tally, body) = (self.publisher.clone(), self.tally.clone(), self.body(event));
             publishing.spawn(async move {
                 tally.note_sent(event, event % WEBHOOKS);
-                publisher.publish(body(event)).await
+                publisher.publish(body).await
             });
         }
         while let Some(published) = publishing.join_next().await {
             published??;
         }
-        self.received(events).await
-    }
-
-    async fn received(&self, events: Range<usize>) -> anyhow::Result<()> {
-        let counts = self.tally.wait(events, PHASE_LIMIT).await;
-        ensure!(counts.missing == 0, "the chain lost {} of {}", counts.missing, counts.expected);
         Ok(())
     }
 
+    /// The event's number, and a body as large as an event's.
+    fn body(&self, event: usize) -> Bytes {
+        format!("{event} {}", data(event, &self.padding)).into()
+    }
+
     /// Ends it and deletes its queues.
-    pub(crate) async fn end(mut self) -> anyhow::Result<()> {
+    pub(super) async fn end(mut self) -> anyhow::Result<()> {
         let channel = self.connections[0].create_channel().await?;
         for queue in &self.queues {
             channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await?;
@@ -147,11 +150,6 @@ async fn connect() -> anyhow::Result<Connection> {
     let url = servers::amqp_url();
     let connecting = Connection::connect(&url, ConnectionProperties::default());
     connecting.await.context("the broker does not answer")
-}
-
-/// The event's number, and a body as large as an event's.
-fn body(event: usize) -> Bytes {
-    format!("{event} {}", data(event, 0)).into()
 }
 
 /// What is done with a message.

@@ -39,11 +39,9 @@ pub(crate) async fn measure(size: Size, rate: u32, measured: &Measured) -> anyho
     outcome.set_latency("", latency);
     outcome.set("generator_lag_ms", millis(lag), Unit::Milliseconds);
     outcome.count("steady", counts);
-    if rate == 200 {
-        for (name, ours) in [("p50", latency.p50), ("p99", latency.p99)] {
-            if let Some(floor) = measured.get(&Floor::Chain(2).name(), &format!("at_200_{name}_ms")) {
-                outcome.set(&format!("{name}_over_2_hops"), ours / floor, Unit::TimesAsMuch);
-            }
+    for (name, ours) in [("p50", latency.p50), ("p99", latency.p99)] {
+        if let Some(floor) = measured.get(&Floor::TWO_HOPS.name(), &format!("at_{rate}_{name}_ms")) {
+            outcome.set(&format!("{name}_over_2_hops"), ours / floor, Unit::TimesAsMuch);
         }
     }
     platform.end(&mut outcome).await;

@@ -45,7 +45,12 @@ impl Burst {
         Self { tls: Some(protocol), ..self }
     }
 
-    pub(crate) async fn measure(self, size: Size, measured: &Measured) -> anyhow::Result<Outcome> {
+    pub(crate) async fn measure(
+        self,
+        size: Size,
+        floors: &[Floor],
+        measured: &Measured,
+    ) -> anyhow::Result<Outcome> {
         let events = size.events(self.events);
         let warm_up = WARM_UP.min(events / 2);
         let needs = Needs {
@@ -64,12 +69,13 @@ impl Burst {
         let rate = per_second(counts.received, platform.tally.span(burst)?);
         outcome.set("deliveries_per_second", rate, Unit::PerSecond);
         outcome.count("burst", counts);
-        for (floor, name) in
-            [(Floor::Bare, "over_bare"), (Floor::Chain(1), "over_1_hop"), (Floor::Chain(2), "over_2_hops")]
-        {
-            if let Some(floor) = measured.get(&floor.name(), "deliveries_per_second") {
-                outcome.set(name, rate / floor, Unit::TimesAsFast);
+        for floor in floors {
+            if let Some(of_floor) = measured.get(&floor.name(), "deliveries_per_second") {
+                outcome.set(floor.over(), rate / of_floor, Unit::TimesAsFast);
             }
+        }
+        if let Some(plain) = measured.get("fan-out-1", "deliveries_per_second") {
+            outcome.set("over_fan_out_1", rate / plain, Unit::TimesAsFast);
         }
         platform.end(&mut outcome).await;
         Ok(outcome)
@@ -138,8 +144,9 @@ pub(crate) async fn many_webhooks(size: Size) -> anyhow::Result<Outcome> {
         recorded += counts.expected;
         let rate = per_second(counts.received, platform.tally.span(events)?);
         outcome.set(&format!("{phase}_deliveries_per_second"), rate, Unit::PerSecond);
-        for (name, figure) in of_phase.figures {
-            outcome.figures.insert(format!("{phase}_{name}"), figure);
+        let told = ["cpu_own", "cpu_postgresql", "rss_peak_dispatcher"];
+        for (name, figure) in of_phase.figures.iter().filter(|(name, _)| told.contains(&name.as_str())) {
+            outcome.set(&format!("{phase}_{name}"), figure.value, figure.unit);
         }
         outcome.series.extend(of_phase.series);
         outcome.count(phase, counts);

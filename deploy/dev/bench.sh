@@ -31,7 +31,7 @@ LOG_DIR=$ROOT/.dev/log
 mkdir -p "$LOG_DIR"
 install_missing
 say "building (cargo build --release)"
-cargo build --release --locked -p management-api -p event-ingest -p dispatcher -p loadtest
+cargo build --release --locked -p event-ingest -p dispatcher -p loadtest
 
 trap 'stack wipe' EXIT
 stack wipe >/dev/null

@@ -70,13 +70,13 @@ impl Scale {
     }
 }
 
-/// The next of 1, 2, 2.5, 4, 5, 8 and 10 times a power of ten: what divides into few ticks well.
+/// The next of 1, 2, 3, 4, 6, 8 and 10 times a power of ten: what divides into four well.
 fn round_up(value: f64) -> f64 {
     if value <= 0.0 {
         return 1.0;
     }
     let power = 10_f64.powf(value.log10().floor());
-    let steps = [1.0, 2.0, 2.5, 4.0, 5.0, 8.0, 10.0];
+    let steps = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0];
     steps.iter().map(|step| step * power).find(|rounded| *rounded >= value).unwrap_or(10.0 * power)
 }
 
@@ -91,12 +91,12 @@ fn write_panel(text: &mut String, scale: &Scale, name: &str, series: &[&Series])
             text,
             "<line x1=\"{left}\" y1=\"{y:.1}\" x2=\"{right}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>\
              <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
-             <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{:.0} s</text>",
+             <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{} s</text>",
             left - 6.0,
             y + 4.0,
             number(value),
             scale.y(0.0) + 16.0,
-            seconds - scale.start,
+            number(seconds - scale.start),
         );
     }
     for (index, series) in series.iter().enumerate() {
@@ -119,7 +119,9 @@ fn write_panel(text: &mut String, scale: &Scale, name: &str, series: &[&Series])
 
 /// As few digits as tell the ticks apart.
 fn number(value: f64) -> String {
-    if value >= 10.0 || value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+    let digits = if value < 10.0 { 2 } else { 1 };
+    let text = format!("{value:.digits$}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn escape(text: &str) -> String {
@@ -146,9 +148,15 @@ mod tests {
 
     #[test]
     fn axes_end_at_round_numbers() {
-        for (value, rounded) in [(0.0, 1.0), (0.3, 0.4), (1.0, 1.0), (9800.0, 10_000.0), (201.0, 250.0)] {
+        for (value, rounded) in [(0.0, 1.0), (0.3, 0.3), (1.0, 1.0), (9800.0, 10_000.0), (201.0, 300.0)] {
             assert!(is(round_up(value), rounded), "{value}: {}", round_up(value));
         }
+    }
+
+    #[test]
+    fn ticks_have_no_more_digits_than_they_need() {
+        let numbers = [0.0, 0.25, 2.5, 10.0, 22.5, 100.0, 7500.0].map(number);
+        assert_eq!(numbers, ["0", "0.25", "2.5", "10", "22.5", "100", "7500"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::outcome::{Figures, Outcome};
-use crate::required::{FIGURES, table};
+use crate::required::{Required, missed, table};
 use crate::results::{Results, ScenarioResults};
 
 /// Memory and CPU time of processes are told in columns of their own.
@@ -18,7 +18,7 @@ pub(crate) fn scenario(scenario: &str, outcome: &Outcome) -> String {
 }
 
 /// All of it, with the medians if it was made several times.
-pub(crate) fn all(results: &Results) -> String {
+pub(crate) fn all(results: &Results, required: &[Required]) -> String {
     let mut text = String::new();
     let machine = &results.machine;
     let _ = writeln!(text, "\n{} cores ({}), PostgreSQL {}", machine.cores, machine.cpu, machine.postgresql);
@@ -28,10 +28,10 @@ pub(crate) fn all(results: &Results) -> String {
             write_medians(&mut text, scenario);
         }
     }
-    let (required, missed) = table(results, FIGURES);
-    if !required.is_empty() {
+    let (table, missed) = (table(results, required), missed(results, required));
+    if !table.is_empty() {
         let _ = writeln!(text, "\n{:<42}{:>12}{:>12}", "", "required", "measured");
-        text.push_str(&required);
+        text.push_str(&table);
         let verdict = if missed == 0 { "all reached".to_owned() } else { format!("{missed} MISSED") };
         let _ = writeln!(text, "{verdict}");
     }

@@ -241,13 +241,18 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_ends_with_the_last_receipt_and_not_before() {
-        let tally = Tally::new(2, 1, 1);
+        let tally = Tally::new(2, 2, 1);
         tally.note_sent(0, 0);
         tally.note_sent(1, 0);
-        tally.note_received(1, 0);
-        let limit = Duration::from_millis(60);
-        assert_eq!(tally.wait(0..2, limit).await.missing, 1);
-        tally.note_received(0, 0);
-        assert_eq!(tally.wait(0..2, Duration::from_secs(60)).await.missing, 0);
+        for (event, webhook) in [(1, 0), (1, 1), (0, 1)] {
+            assert!(tally.note_received(event, webhook));
+        }
+        assert_eq!(tally.wait(0..2, Duration::from_millis(60)).await.missing, 1);
+        let last = async {
+            tokio::time::sleep(2 * INTERVAL).await;
+            tally.note_received(0, 0);
+        };
+        let (counts, ()) = tokio::join!(tally.wait(0..2, Duration::from_secs(60)), last);
+        assert_eq!(counts.missing, 0);
     }
 }

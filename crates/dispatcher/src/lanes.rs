@@ -119,12 +119,6 @@ struct InLine<'a> {
 
 impl Lanes {
     /// Nobody is on the wire. Each bound is taken as 1 at least.
-    pub(crate) fn new(bounds: Bounds) -> Self {
-        let overflow = Overflow { max_wait: Duration::from_millis(500), park_delays: ParkDelays::default() };
-        Self::with_overflow(bounds, overflow)
-    }
-
-    /// The same, and what becomes of those who find no place.
     pub(crate) fn with_overflow(bounds: Bounds, overflow: Overflow) -> Self {
         let requests = bounds.requests.max(1);
         let shared = Shared {
@@ -163,11 +157,6 @@ impl Lanes {
             max_wait: if condition.wait > *max_wait { Duration::ZERO } else { *max_wait },
             park: park_delays.rung_after(condition.pace.failing_for()),
         }
-    }
-
-    /// Whether one request at a time finds out if a webhook's receiver answers again.
-    pub(crate) fn is_probing(&self, webhook: WebhookId) -> bool {
-        self.shared.places().condition(webhook).pace.is_probing()
     }
 }
 

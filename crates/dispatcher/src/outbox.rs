@@ -25,10 +25,10 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(crate) fn new(publisher: Publisher, names: Arc<Names>, park_delays: impl Into<ParkDelays>) -> Self {
-        let park_delays = Arc::new(park_delays.into());
+    /// Stand-ins stay away for as long as there is.
+    pub(crate) fn new(publisher: Publisher, names: Arc<Names>, park_delays: ParkDelays) -> Self {
         let stand_in = park_delays.rung_beyond(Duration::MAX);
-        Self { publisher, names, park_delays, stand_in }
+        Self { publisher, names, park_delays: Arc::new(park_delays), stand_in }
     }
 
     /// With stand-ins for requests that take no longer than this.
@@ -67,19 +67,9 @@ impl Outbox {
         self.publisher.publish_until_confirmed(to_queue(&self.names.retry_queue(delay), job)).await
     }
 
-    /// How long a job is parked for that does not depend on its receiver.
-    pub(crate) fn park_delay(&self) -> Duration {
-        self.delay(0)
-    }
-
     /// How long a job is parked on this rung of the ladder.
     pub(crate) fn delay(&self, rung: usize) -> Duration {
         self.park_delays.delay(rung)
-    }
-
-    /// Hands a job over for which the time has not come, for [`Self::park_delay`]. Not an attempt.
-    pub(crate) async fn park(&self, job: &DeliveryJob, taken: Taken) -> Confirmed {
-        self.park_for(job, taken, 0).await
     }
 
     /// Hands a job over whose webhook or dispatcher has its hands full, for the [`Self::delay`] of this rung. Not an

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use domain::pace::Pace;
 use futures_util::FutureExt as _;
 use tokio::task::unconstrained;
 use tokio::time::{advance, timeout};
@@ -20,6 +21,10 @@ const MAX_WAIT: Duration = Duration::from_millis(500);
 impl Lanes {
     async fn turn(&self, webhook: WebhookId, bytes: usize) -> Turn {
         self.place(webhook, bytes).await.turn().await
+    }
+
+    fn pace(&self, n: u128) -> Pace {
+        self.shared.places().condition(webhook(n)).pace
     }
 
     /// Turns that are had without waiting.
@@ -43,8 +48,12 @@ fn webhook(n: u128) -> WebhookId {
     WebhookId::from_uuid(Uuid::from_u128(n))
 }
 
+fn lanes_with(bounds: Bounds) -> Lanes {
+    Lanes::with_overflow(bounds, Overflow { max_wait: MAX_WAIT, park_delays: ParkDelays::default() })
+}
+
 fn lanes(requests: usize, requests_per_webhook: usize) -> Lanes {
-    Lanes::new(Bounds { requests, requests_per_webhook, memory: 0 })
+    lanes_with(Bounds { requests, requests_per_webhook, memory: 0 })
 }
 
 async fn has_to_wait(lanes: &Lanes, n: u128, bytes: usize) -> bool {
@@ -53,7 +62,7 @@ async fn has_to_wait(lanes: &Lanes, n: u128, bytes: usize) -> bool {
 
 #[tokio::test]
 async fn a_full_webhook_waits_and_another_does_not() {
-    let lanes = lanes(10, 2);
+    let lanes = lanes(ALL, 2);
     let held = (lanes.turn(webhook(1), 0).await, lanes.turn(webhook(1), 0).await);
     assert!(has_to_wait(&lanes, 1, 0).await);
     let other = lanes.turn(webhook(2), 0).await;
@@ -84,7 +93,7 @@ async fn those_who_wait_for_their_webhook_take_no_place_of_others() {
 
 #[tokio::test]
 async fn bodies_to_be_read_wait_for_memory_and_nothing_waits_for_them() {
-    let lanes = Lanes::new(Bounds { requests: 16, requests_per_webhook: 16, memory: 2 * LARGEST });
+    let lanes = lanes_with(Bounds { requests: 16, requests_per_webhook: 16, memory: 2 * LARGEST });
     let first = lanes.turn(webhook(1), LARGEST).await;
     let second = lanes.turn(webhook(2), LARGEST).await;
     let mut waiting = Box::pin(lanes.turn(webhook(3), LARGEST));
@@ -99,7 +108,7 @@ async fn bodies_to_be_read_wait_for_memory_and_nothing_waits_for_them() {
 
 #[tokio::test]
 async fn the_bodies_of_one_webhook_leave_memory_to_others_and_requests_to_their_webhook() {
-    let lanes = Lanes::new(Bounds { requests: 16, requests_per_webhook: 4, memory: 8 * LARGEST });
+    let lanes = lanes_with(Bounds { requests: 32, requests_per_webhook: 8, memory: 8 * LARGEST });
     let _held = lanes.turn(webhook(1), LARGEST).await;
     let _more = lanes.turn(webhook(1), LARGEST / 2).await;
     let mut waiting = Box::pin(lanes.turn(webhook(1), LARGEST));
@@ -117,7 +126,7 @@ async fn the_bodies_of_one_webhook_leave_memory_to_others_and_requests_to_their_
 
 #[tokio::test]
 async fn a_body_larger_than_all_memory_passes_alone() {
-    let lanes = Lanes::new(Bounds { requests: 9, requests_per_webhook: 9, memory: LARGEST / 2 });
+    let lanes = lanes_with(Bounds { requests: 9, requests_per_webhook: 9, memory: LARGEST / 2 });
     let first = lanes.turn(webhook(1), LARGEST).await;
     assert!(has_to_wait(&lanes, 2, 1).await);
     drop(first);
@@ -130,7 +139,7 @@ async fn a_receiver_that_hangs_is_probed_and_its_answers_give_its_places_back() 
     let lanes = lanes(ALL, MOST);
     assert_eq!(lanes.requests(1, Ended::NotAnswered, TIMEOUT).await, MOST);
     for _ in 0..3 {
-        assert!(lanes.is_probing(webhook(1)));
+        assert!(lanes.pace(1).is_probing());
         assert_eq!(lanes.requests(1, Ended::NotAnswered, TIMEOUT).await, 1);
     }
     let mut rounds = Vec::new();
@@ -138,7 +147,7 @@ async fn a_receiver_that_hangs_is_probed_and_its_answers_give_its_places_back() 
         rounds.push(lanes.requests(1, Ended::Answered, QUICKLY).await);
     }
     assert_eq!(rounds, [1, 2, 4, 8, 16, 32]);
-    assert!(!lanes.is_probing(webhook(1)));
+    assert!(!lanes.pace(1).is_probing());
     assert_eq!(lanes.requests(2, Ended::Answered, QUICKLY).await, MOST, "another has all its places");
 }
 
@@ -169,7 +178,7 @@ async fn a_webhook_that_nobody_uses_is_remembered_only_while_it_is_not_well() {
     assert_eq!((probe.len(), remembered()), (1, (1, 0)));
     drop(probe);
     assert_eq!(remembered(), (0, 1), "nothing was learnt");
-    while !lanes.shared.places().condition(webhook(1)).pace.is_well() {
+    while !lanes.pace(1).is_well() {
         lanes.requests(1, Ended::Answered, QUICKLY).await;
     }
     assert_eq!(remembered(), (0, 0));

@@ -36,8 +36,8 @@ const CONNECTIONS: usize = 640;
 /// Events before anything is measured.
 const WARM_UP: usize = 2000;
 
-/// Events a second whose latency is measured.
-const RATES: [u32; 3] = [50, 200, 1000];
+/// The rate whose latency every run measures, in events a second.
+const USUAL_RATE: u32 = 200;
 
 /// A naive chain of so many quorum queues with rows written on the way; without any, signed POSTs and nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,18 +47,19 @@ pub(crate) struct Floor {
     data_bytes: usize,
     /// Events of a burst.
     events: usize,
-    /// Whether latencies at [`RATES`] are measured too.
-    latency: bool,
+    /// Events a second whose latencies are measured too.
+    rates: &'static [u32],
 }
 
 impl Floor {
-    pub(crate) const BARE: Self = Self { hops: 0, data_bytes: 0, events: 200_000, latency: true };
-    pub(crate) const ONE_HOP: Self = Self { hops: 1, ..Self::TWO_HOPS };
-    pub(crate) const TWO_HOPS: Self = Self { hops: 2, data_bytes: 0, events: 60_000, latency: true };
+    pub(crate) const BARE: Self = Self { hops: 0, data_bytes: 0, events: 200_000, rates: &[USUAL_RATE] };
+    pub(crate) const ONE_HOP: Self = Self { hops: 1, rates: &[USUAL_RATE], ..Self::TWO_HOPS };
+    pub(crate) const TWO_HOPS: Self =
+        Self { hops: 2, data_bytes: 0, events: 60_000, rates: &[50, USUAL_RATE, 1000] };
 
     /// The same with larger events, throughput only.
     pub(crate) const fn data(self, data_bytes: usize, events: usize) -> Self {
-        Self { data_bytes, events, latency: false, ..self }
+        Self { data_bytes, events, rates: &[], ..self }
     }
 
     /// Its name among the scenarios.
@@ -96,11 +97,8 @@ impl Floor {
     /// Measures it: a burst, and the latency at steady rates.
     pub(crate) async fn measure(self, size: Size) -> anyhow::Result<Outcome> {
         let burst = size.events(self.events);
-        let rates: &[u32] = match (self.latency, size) {
-            (false, _) => &[],
-            (true, Size::Short) => &[200],
-            (true, _) => &RATES,
-        };
+        let is_measured = |rate: &&u32| size != Size::Short || **rate == USUAL_RATE;
+        let rates: Vec<u32> = self.rates.iter().filter(is_measured).copied().collect();
         let seconds = size.seconds(10);
         let warm_up = WARM_UP.min(burst);
         let steady: u32 = rates.iter().map(|rate| rate * seconds).sum();
@@ -129,7 +127,7 @@ impl Floor {
             let events = next..next + (rate * seconds) as usize;
             next = events.end;
             let before = usages();
-            running.steady(events.clone(), Duration::from_secs(1) / *rate).await?;
+            running.steady(events.clone(), Duration::from_secs(1) / rate).await?;
             let mut used = Outcome::default();
             used.set_usage(&before, &usages(), events.len());
             for (name, figure) in used.figures.iter().filter(|(name, _)| name.starts_with("cpu_")) {

@@ -72,7 +72,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         what: "the same, a hundred webhooks each",
         from: From::Normal,
         floors: &[Floor::BARE, Floor::TWO_HOPS],
-        kind: Kind::Burst(Burst::new(2000, 100, 2)),
+        kind: Kind::Burst(Burst::new(1000, 100, 2)),
     },
     Scenario {
         name: "latency-50",

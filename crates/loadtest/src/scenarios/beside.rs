@@ -48,12 +48,12 @@ impl Other {
 
 /// A healthy receiver alone, then beside one that is not.
 pub(crate) async fn other_receiver(size: Size, other: Other) -> anyhow::Result<Outcome> {
-    let seconds = match (size, other) {
-        (Size::Short, _) => 10,
-        (Size::Normal, Other::Slow | Other::Failing) => 30,
-        _ => 60,
+    let (alone, beside) = match (size, other) {
+        (Size::Short, _) => (3, 10),
+        (Size::Normal, Other::Slow | Other::Failing) => (10, 20),
+        _ => (15, 60),
     };
-    let (alone, beside) = ((RATE * size.seconds(15)) as usize, (RATE * seconds) as usize);
+    let [alone, beside] = [alone, beside].map(|seconds| (RATE * seconds) as usize);
     let alone = WARM_UP..WARM_UP + alone;
     let healthy = alone.end..alone.end + beside;
     let others = healthy.end..healthy.end + beside;

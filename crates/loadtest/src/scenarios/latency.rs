@@ -20,7 +20,7 @@ const WARM_UP: usize = 1000;
 
 /// One event every so often, however long the others take.
 pub(crate) async fn measure(size: Size, rate: u32, measured: &Measured) -> anyhow::Result<Outcome> {
-    let events = (rate * size.seconds(20)) as usize;
+    let events = (rate * size.seconds(15)) as usize;
     let platform = Platform::start(&Needs::new(WARM_UP + events, 1, USERS)).await?;
     platform.warm_up(0..WARM_UP).await?;
     let events = WARM_UP..WARM_UP + events;

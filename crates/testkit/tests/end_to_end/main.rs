@@ -9,6 +9,7 @@ mod database_faults;
 mod delivered_request;
 mod duplicates;
 mod egress;
+mod fairness;
 mod guide_code;
 mod key_rotation;
 mod lost_messages;

@@ -121,7 +121,8 @@ async fn receivers_that_hang_with_bodies_that_travel_with_their_jobs() {
     webhooks(&stack, &receiver, "user_1", 100).await;
     stack.publish_all(&events("event", 40, INLINE)).await;
 
-    receiver.until_within(load(1_000, 4_000), PATIENCE).await;
+    // Far more than that do not come: a receiver that hangs is probed.
+    receiver.until_within(1_000, PATIENCE).await;
     assert_bounded(&mut stack);
 }
 

@@ -23,7 +23,7 @@ use crate::support::root;
 
 const PASSWORD: &str = "only-for-this-test";
 
-const QUEUES: [&str; 10] = [
+const QUEUES: [&str; 13] = [
     "ingest.events",
     "ingest.events.isolated",
     "webhooks.fanout",
@@ -32,6 +32,9 @@ const QUEUES: [&str; 10] = [
     "webhooks.deliver.isolated",
     "webhooks.retry.100ms",
     "webhooks.park.5s",
+    "webhooks.park.30s",
+    "webhooks.park.120s",
+    "webhooks.fanout.park.5s",
     "webhooks.dead",
     "lokroom.events.rejected",
 ];

@@ -3,7 +3,8 @@
 # Results in .dev/bench/TIMESTAMP.json, plots in .dev/bench/TIMESTAMP/. Arguments go to loadtest: deploy/dev/bench.sh --help
 #
 #   LOK_TEST_DATABASE_URL, LOK_TEST_AMQP_URL       servers to use instead; the database user may create databases
-#   LOK_BENCH_POSTGRES_PORT, LOK_BENCH_AMQP_PORT   ports of the private ones (55434, 55674)
+#   LOK_BENCH_POSTGRES_PORT, LOK_BENCH_AMQP_PORT   ports of the private ones (25434, 25674): below those
+#                                                  that the system gives to connections, of which a benchmark makes many
 set -euo pipefail
 
 here=$(dirname "${BASH_SOURCE[0]}")
@@ -18,7 +19,7 @@ here=$(dirname "${BASH_SOURCE[0]}")
 stack() (
     unset "${CHOICES[@]}"
     export LOK_DEV_DIR=$ROOT/.dev/bench-servers LOK_DEV_PORT_VARIABLES=LOK_BENCH
-    export LOK_DEV_POSTGRES_PORT=${LOK_BENCH_POSTGRES_PORT:-55434} LOK_DEV_AMQP_PORT=${LOK_BENCH_AMQP_PORT:-55674}
+    export LOK_DEV_POSTGRES_PORT=${LOK_BENCH_POSTGRES_PORT:-25434} LOK_DEV_AMQP_PORT=${LOK_BENCH_AMQP_PORT:-25674}
     export LOK__DATABASE__URL=${LOK_TEST_DATABASE_URL:-} LOK__AMQP__URL=${LOK_TEST_AMQP_URL:-}
     exec "$here/stack.sh" "$1"
 )
@@ -31,7 +32,7 @@ LOG_DIR=$ROOT/.dev/log
 mkdir -p "$LOG_DIR"
 install_missing
 say "building (cargo build --release)"
-cargo build --release --locked -p event-ingest -p dispatcher -p loadtest
+[ -n "${LOK_BENCH_BUILT:-}" ] || cargo build --release --locked -p event-ingest -p dispatcher -p loadtest
 
 trap 'stack wipe' EXIT
 stack wipe >/dev/null

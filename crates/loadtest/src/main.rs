@@ -137,7 +137,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     say(&format!("written to {}", file.display()));
     let mut faults = results.faults();
     if arguments.short && missed > 0 {
-        faults.push(format!("{missed} ratios are out of what is guarded"));
+        faults.push(format!("ratios out of what is guarded: {missed}"));
     }
     if !faults.is_empty() {
         bail!("{}", faults.join("; "));

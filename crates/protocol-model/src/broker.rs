@@ -24,6 +24,12 @@ impl<B> Message<B> {
     pub fn after_tries(self, tried: bool) -> Self {
         Self { may_be_copy: tried, ..self }
     }
+
+    /// One of which an earlier holder may have done part.
+    #[must_use]
+    pub fn come_back(self) -> Self {
+        Self { taken: Taken::Again, ..self }
+    }
 }
 
 /// A place in a queue.
@@ -66,14 +72,22 @@ impl<B> Queue<B> {
         }
     }
 
+    /// The message that is taken next.
+    pub fn head(&self) -> Option<&Message<B>> {
+        match self.0.first()? {
+            Entry::Message(message) => Some(message),
+            Entry::Probe => None,
+        }
+    }
+
     /// A message whose holder or whose holder's channel is gone comes back, to the head, and says so.
     pub fn requeue(&mut self, message: Message<B>) {
-        self.0.insert(0, Entry::Message(Message { taken: Taken::Again, ..message }));
+        self.0.insert(0, Entry::Message(message.come_back()));
     }
 
     /// The next to be taken is a message.
     pub fn has_message_at_head(&self) -> bool {
-        matches!(self.0.first(), Some(Entry::Message(_)))
+        self.head().is_some()
     }
 
     /// The next to be taken is a probe.

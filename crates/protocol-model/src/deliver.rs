@@ -1,21 +1,13 @@
-//! The third stage, a dispatcher's delivering: **look, send, record, hand over, acknowledge**.
+//! The third stage, a dispatcher's delivering: **look, send, record, hand over, acknowledge**. Of a job, or of the first
+//! attempt that is made while the fan-out stage holds the event's message.
 
 use domain::protocol::{Decision, Fence, Taken, Ticket, decide};
 use domain::retry::{AttemptNumber, NextStep, Verdict, next_step};
 
-use crate::broker::{Message, Queue};
+use crate::broker::Message;
 use crate::state::{Delayed, State, Wrong};
 use crate::work::{Answer, Hold, Job, Who};
 use crate::{Mistake, Protocol};
-
-/// A dispatcher's jobs of this delivery.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Dispatcher {
-    /// The job that holds the claim to the delivery.
-    pub work: Option<Job<Ticket, Phase>>,
-    /// Jobs that wait for the claim (`dispatcher::claims`): copies, and what came back from a channel that was lost.
-    pub waiting: Vec<(Message<Ticket>, Hold)>,
-}
 
 /// How far a job has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,8 +20,8 @@ pub enum Phase {
     OnTheWire {
         /// The attempt.
         number: AttemptNumber,
-        /// What the receiver answers.
-        verdict: Verdict,
+        /// What comes of it.
+        outcome: Outcome,
         /// Only by mistake: what follows is handed over already.
         handed_over: bool,
     },
@@ -46,6 +38,11 @@ pub enum Phase {
         seen: Fence,
         /// An earlier try may have been committed and its answer lost.
         tried: bool,
+    },
+    /// The first attempt is given up for now, and the delivery may be written or not: its answer was lost.
+    Writing {
+        /// Where its job is to be published.
+        way: Way,
     },
     /// The webhook takes no events: the delivery is to be ended.
     Abandoning,
@@ -67,6 +64,15 @@ pub enum Phase {
     },
 }
 
+/// What comes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The receiver answers, or does not.
+    Sent(Verdict),
+    /// It cannot be sent, for no fault of the receiver. That may take long to find out.
+    NotSent,
+}
+
 /// Where a job is published to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Way {
@@ -78,6 +84,9 @@ pub enum Way {
     Parked(Taken),
 }
 
+/// A first attempt is parked as nobody had it before.
+const PARKED: Way = Way::Parked(Taken::First);
+
 /// What the delivering stage does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
@@ -85,12 +94,17 @@ pub enum Step {
     Take,
     /// The turn is long in coming: notes when the job comes back, and gives it up for now.
     Defer,
-    /// It is this job's turn: reads the row and begins what it says. If that is a request, it will be answered so.
-    Look(Verdict),
+    /// The first attempt does not get its turn, or cannot be made: writes the delivery that has no row yet, for a job to be
+    /// published there.
+    Write(Way, Answer),
+    /// It is this job's turn: reads the row and begins what it says. If that is a request, this comes of it.
+    Look(Outcome),
     /// Only by mistake: reads the row before its turn.
     LookTooEarly,
     /// Records the attempt.
     Record(Answer),
+    /// Nothing was sent: notes when the job comes back, unless one stands for it already.
+    PutOff,
     /// Reads the row again, having been beaten to the record.
     LookAgain,
     /// Issues the job that follows anew.
@@ -101,65 +115,6 @@ pub enum Step {
     HandOver(Answer),
     /// Acknowledges the message, and frees the claim.
     Ack,
-}
-
-impl Dispatcher {
-    /// The jobs in hand: what they ask for, or what is to be published in their stead.
-    pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> {
-        let of_work = self.work.as_ref().and_then(|job| match job.phase {
-            Phase::HandingOver { ticket, .. } => Some(ticket),
-            Phase::Done { .. } => None,
-            _ => Some(job.message.body),
-        });
-        of_work.into_iter().chain(self.waiting.iter().map(|(message, _)| message.body))
-    }
-
-    /// A job was committed that is not published yet.
-    pub(crate) fn owes(&self) -> bool {
-        self.work.as_ref().is_some_and(|job| matches!(job.phase, Phase::HandingOver { .. }))
-    }
-
-    /// The process dies; another takes its place.
-    pub(crate) fn crash(&mut self, queue: &mut Queue<Ticket>) {
-        let Self { work, waiting } = std::mem::take(self);
-        for (message, hold) in waiting.into_iter().rev() {
-            if hold == Hold::Unacked {
-                queue.requeue(message);
-            }
-        }
-        if let Some(job) = work {
-            job.crash(queue);
-        }
-    }
-
-    /// The channel is lost; the jobs go on.
-    pub(crate) fn lose_channel(&mut self, queue: &mut Queue<Ticket>) {
-        for (message, hold) in self.waiting.iter_mut().rev() {
-            if *hold == Hold::Unacked {
-                queue.requeue(message.clone());
-                *hold = Hold::Over;
-            }
-        }
-        if let Some(job) = &mut self.work {
-            job.lose_channel(queue);
-        }
-    }
-
-    /// Whether a lost channel would matter.
-    pub(crate) fn holds_any(&self) -> bool {
-        let work = self.work.as_ref().map(|job| job.hold);
-        work.into_iter().chain(self.waiting.iter().map(|(_, hold)| *hold)).any(|hold| hold == Hold::Unacked)
-    }
-
-    /// The job in hand is done with. The next one that waits has its go, unless what it asks for was handed over just now
-    /// (`Claims::claim`).
-    fn free_claim(&mut self, attempt: AttemptNumber, handed_over: bool) {
-        self.waiting.retain(|(message, _)| !(handed_over && message.body.attempt <= attempt));
-        if !self.waiting.is_empty() {
-            let (message, hold) = self.waiting.remove(0);
-            self.work = Some(Job { message, hold, phase: Phase::Waiting });
-        }
-    }
 }
 
 impl Protocol {
@@ -174,13 +129,28 @@ impl Protocol {
             Phase::Waiting if self.must_wait(&job.message) => steps.push(Step::Defer),
             Phase::Waiting if self.makes(Mistake::ChecksBeforeTheTurn) => steps.push(Step::LookTooEarly),
             Phase::Waiting => {
-                if state.parked < self.parks {
-                    steps.push(Step::Defer);
+                let may_park = state.parked < self.parks;
+                match job.hold {
+                    Hold::ForEvent => {
+                        self.writes(state, Way::Now, steps);
+                        if may_park {
+                            self.writes(state, PARKED, steps);
+                        }
+                    }
+                    _ if may_park => steps.push(Step::Defer),
+                    _ => {}
                 }
-                looks(self.decide(state, &job.message), steps);
+                self.looks(state, self.decide(state, job), steps);
             }
-            Phase::Decided(decision) => looks(decision, steps),
-            Phase::OnTheWire { number, verdict, handed_over } => {
+            Phase::Decided(decision) => self.looks(state, decision, steps),
+            // Whether there is a stand-in is not known before its confirm is.
+            Phase::OnTheWire { outcome: Outcome::NotSent, .. } if dispatcher.is_standing_in() => {}
+            Phase::OnTheWire { outcome: Outcome::NotSent, .. } if job.hold == Hold::ForEvent => {
+                self.writes(state, PARKED, steps);
+            }
+            Phase::OnTheWire { outcome: Outcome::NotSent, .. } => steps.push(Step::PutOff),
+            Phase::Writing { way } => self.writes(state, way, steps),
+            Phase::OnTheWire { number, outcome: Outcome::Sent(verdict), handed_over } => {
                 let follows = matches!(self.next_step(number, verdict), NextStep::Retry { .. });
                 if self.makes(Mistake::HandOverBeforeRecord) && follows && !handed_over {
                     steps.extend(self.confirms(state).map(Step::HandOver));
@@ -200,12 +170,7 @@ impl Protocol {
         if step == Step::Take {
             let message = state.deliver.take()?;
             let hold = self.hold_when_taken();
-            let dispatcher = &mut state.dispatchers[who];
-            if dispatcher.work.is_some() {
-                dispatcher.waiting.push((message, hold));
-            } else {
-                dispatcher.work = Some(Job { message, hold, phase: Phase::Waiting });
-            }
+            state.dispatchers[who].claim(message, hold);
             return Some(());
         }
         let mut job = state.dispatchers[who].work.take()?;
@@ -213,20 +178,40 @@ impl Protocol {
         job.phase = match (step, job.phase) {
             (Step::Defer, _) => {
                 state.parked += u8::from(!self.must_wait(&job.message));
-                // Parked, it is a fresh message: that it came back goes along. One that cannot be put off may be half done.
-                match self.taken(job.message.taken) {
-                    taken if state.defer(ticket) => hand_over(ticket, Way::Parked(taken), false),
-                    Taken::First => Phase::Done { handed_over: false },
-                    Taken::Again => Phase::Beaten { number: ticket.attempt },
+                self.park(state, &job)
+            }
+            (Step::PutOff, _) => {
+                state.parked += 1;
+                if job.hold == Hold::StoodIn && !self.makes(Mistake::ParksBesideStandIn) {
+                    Phase::Done { handed_over: false }
+                } else {
+                    self.park(state, &job)
                 }
             }
-            (Step::LookTooEarly, _) => Phase::Decided(self.decide(state, &job.message)),
-            (Step::Look(verdict), Phase::Decided(decision)) => begin(state, ticket, decision, verdict),
-            (Step::Look(verdict), _) => {
-                let decision = self.decide(state, &job.message);
-                begin(state, ticket, decision, verdict)
+            (Step::Write(way, answer), before) => {
+                let tried = matches!(before, Phase::Writing { .. });
+                state.parked += u8::from(way == PARKED && !tried);
+                // Of what an earlier try may have written nobody else is known to have the message.
+                let is_ours = state.write_pending() || tried;
+                match answer {
+                    Answer::Lost => {
+                        state.faults += 1;
+                        Phase::Writing { way }
+                    }
+                    Answer::Received if is_ours => hand_over(ticket, way, false),
+                    Answer::Received => Phase::Done { handed_over: false },
+                }
             }
-            (Step::Record(answer), Phase::OnTheWire { number, verdict, handed_over }) => {
+            (Step::LookTooEarly, _) => Phase::Decided(self.decide(state, &job)),
+            (Step::Look(outcome), Phase::Decided(decision)) => begin(state, ticket, decision, outcome),
+            (Step::Look(outcome), _) => {
+                let decision = self.decide(state, &job);
+                begin(state, ticket, decision, outcome)
+            }
+            (
+                Step::Record(answer),
+                Phase::OnTheWire { number, outcome: Outcome::Sent(verdict), handed_over },
+            ) => {
                 let next = self.next_step(number, verdict);
                 let recorded = self.record(state, number, verdict, next);
                 match (answer, recorded, next) {
@@ -264,11 +249,11 @@ impl Protocol {
                 state.abandon();
                 Phase::Done { handed_over: false }
             }
-            (Step::HandOver(answer), Phase::OnTheWire { number, verdict, .. }) => {
+            (Step::HandOver(answer), Phase::OnTheWire { number, outcome, .. }) => {
                 let next = Ticket { attempt: number.next(), fence: ticket.fence };
                 state.delayed.push(Delayed::retry(Message::fresh(next)));
                 state.faults += u8::from(answer == Answer::Lost);
-                Phase::OnTheWire { number, verdict, handed_over: answer == Answer::Received }
+                Phase::OnTheWire { number, outcome, handed_over: answer == Answer::Received }
             }
             (Step::HandOver(answer), Phase::HandingOver { ticket, way, follows, tried }) => {
                 let message = Message::fresh(ticket).after_tries(tried);
@@ -285,13 +270,15 @@ impl Protocol {
                 }
             }
             (Step::Ack, Phase::Done { handed_over }) => {
-                state.dispatchers[who].free_claim(ticket.attempt, handed_over);
+                let dispatcher = &mut state.dispatchers[who];
+                dispatcher.settle(job.hold);
+                dispatcher.free_claim(ticket.attempt, handed_over);
                 return Some(());
             }
             _ => return None,
         };
-        if matches!(job.phase, Phase::HandingOver { .. }) {
-            job.hold = self.hold_when_committed(job.hold);
+        if matches!(job.phase, Phase::HandingOver { .. }) && self.makes(Mistake::PublishAfterAck) {
+            job.hold = state.dispatchers[who].let_go(job.hold);
         }
         state.dispatchers[who].work = Some(job);
         Some(())
@@ -302,11 +289,33 @@ impl Protocol {
         message.may_be_copy && !self.makes(Mistake::CopiesDoNotWait)
     }
 
-    fn decide(&self, state: &State, message: &Message<Ticket>) -> Decision {
-        if self.makes(Mistake::NoCheck) {
-            return Decision::Attempt { number: message.body.attempt, revision: 0 };
+    /// Parked, it is a fresh message: that it came back goes along. One that cannot be put off may be half done.
+    fn park(&self, state: &mut State, job: &Job<Ticket, Phase>) -> Phase {
+        let ticket = job.message.body;
+        match self.taken(job.message.taken) {
+            taken if state.defer(ticket) => hand_over(ticket, Way::Parked(taken), false),
+            Taken::First => Phase::Done { handed_over: false },
+            Taken::Again => Phase::Beaten { number: ticket.attempt },
         }
-        decide(message.body, self.taken(message.taken), state.row().as_ref())
+    }
+
+    fn decide(&self, state: &State, job: &Job<Ticket, Phase>) -> Decision {
+        let ticket = job.message.body;
+        let is_first = job.hold == Hold::ForEvent;
+        let attempt = Decision::Attempt { number: ticket.attempt, revision: 0 };
+        if self.makes(Mistake::NoCheck) || is_first && self.makes(Mistake::NoLookAfterWait) {
+            return attempt;
+        }
+        match state.row() {
+            // Whoever wrote a row where there was none goes on with it.
+            Some(_) if is_first => Decision::Nothing,
+            None if is_first && state.is_enabled() => attempt,
+            row => decide(ticket, self.taken(job.message.taken), row.as_ref()),
+        }
+    }
+
+    fn writes(&self, state: &State, way: Way, steps: &mut Vec<Step>) {
+        steps.extend(self.answers(state).map(|answer| Step::Write(way, answer)));
     }
 
     /// Two had the job, or one twice, and this one came second: the first may be unable to go on, and this message may be
@@ -321,6 +330,17 @@ impl Protocol {
         }
     }
 
+    /// Only where a request follows does it matter what comes of it.
+    fn looks(&self, state: &State, decision: Decision, steps: &mut Vec<Step>) {
+        steps.push(Step::Look(Outcome::Sent(Verdict::Delivered)));
+        if matches!(decision, Decision::Attempt { .. }) {
+            steps.push(Step::Look(Outcome::Sent(Verdict::NotDelivered)));
+            if state.parked < self.parks {
+                steps.push(Step::Look(Outcome::NotSent));
+            }
+        }
+    }
+
     pub(crate) fn next_step(&self, number: AttemptNumber, verdict: Verdict) -> NextStep {
         next_step(number, verdict, &self.schedule)
     }
@@ -331,29 +351,27 @@ fn hand_over(ticket: Ticket, way: Way, follows: bool) -> Phase {
     Phase::HandingOver { ticket, way, follows, tried: false }
 }
 
-/// Only where a request follows does it matter what the receiver answers.
-fn looks(decision: Decision, steps: &mut Vec<Step>) {
-    steps.push(Step::Look(Verdict::Delivered));
-    if matches!(decision, Decision::Attempt { .. }) {
-        steps.push(Step::Look(Verdict::NotDelivered));
-    }
-}
-
 /// Does what was decided. The request begins with the look at the row: between the two there is nothing to wait for.
-fn begin(state: &mut State, ticket: Ticket, decision: Decision, verdict: Verdict) -> Phase {
+fn begin(state: &mut State, ticket: Ticket, decision: Decision, outcome: Outcome) -> Phase {
     match decision {
         Decision::Attempt { number, .. } => {
-            let after_end = state.has_ended().then_some(Wrong::AfterEnd);
+            if outcome == Outcome::NotSent {
+                return Phase::OnTheWire { number, outcome, handed_over: false };
+            }
+            let after_end = state.is_final().then_some(Wrong::AfterEnd);
             let too_early = (number > ticket.attempt).then_some(Wrong::TooEarly);
             let while_disabled = (!state.is_enabled()).then_some(Wrong::WhileDisabled);
             state.seen.post(number, [after_end, too_early, while_disabled].into_iter().flatten());
-            Phase::OnTheWire { number, verdict, handed_over: false }
+            Phase::OnTheWire { number, outcome, handed_over: false }
         }
         Decision::HandOver { recorded } => {
             let seen = state.delivery.map_or(Fence::FIRST, |delivery| delivery.fence);
             Phase::Reissuing { recorded, seen, tried: false }
         }
         Decision::Abandon(_) => Phase::Abandoning,
-        Decision::Nothing => Phase::Done { handed_over: false },
+        Decision::Nothing => {
+            state.note_unwanted();
+            Phase::Done { handed_over: false }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What goes wrong, at any instant, as often as a check allows.
 
+use crate::dispatcher::Dispatcher;
 use crate::state::State;
 use crate::work::{Answer, Hold, Who};
 use crate::{Protocol, reconcile};
@@ -47,9 +48,18 @@ impl Faults {
 pub enum Process {
     /// A replica of event-ingest.
     Ingest(Who),
-    /// A dispatcher's fan-out.
+    /// A dispatcher, with both its stages.
+    Dispatcher(Who),
+}
+
+/// A channel on which messages come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Channel {
+    /// Of a replica of event-ingest.
+    Ingest(Who),
+    /// Of a dispatcher's fan-out.
     FanOut(Who),
-    /// A dispatcher's delivering.
+    /// Of a dispatcher's delivering.
     Deliver(Who),
 }
 
@@ -58,8 +68,8 @@ pub enum Process {
 pub enum Fault {
     /// The process is killed.
     Crash(Process),
-    /// The process loses its channel and works on.
-    LoseChannel(Process),
+    /// A process loses this channel and works on.
+    LoseChannel(Channel),
     /// The reconciler's process is killed.
     CrashReconciler,
     /// The broker loses everything.
@@ -83,21 +93,26 @@ impl Protocol {
     }
 
     pub(crate) fn possible_faults(&self, state: &State, faults: &mut Vec<Fault>) {
-        let mut of_process = |process, is_busy: bool, holds: bool| {
+        let mut crash = |process, is_busy: bool| {
             if is_busy && self.allows(state, FaultKind::Crash) {
                 faults.push(Fault::Crash(process));
             }
+        };
+        for who in 0..2 {
+            crash(Process::Ingest(who), state.ingesters[who].is_some());
+            crash(Process::Dispatcher(who), !state.dispatchers[who].is_idle());
+        }
+        let mut lose_channel = |channel, holds: bool| {
             if holds && self.allows(state, FaultKind::LostChannel) {
-                faults.push(Fault::LoseChannel(process));
+                faults.push(Fault::LoseChannel(channel));
             }
         };
         for who in 0..2 {
-            let hold = state.ingesters[who].as_ref().map(|job| job.hold);
-            of_process(Process::Ingest(who), hold.is_some(), hold == Some(Hold::Unacked));
-            let hold = state.fanners[who].as_ref().map(|job| job.hold);
-            of_process(Process::FanOut(who), hold.is_some(), hold == Some(Hold::Unacked));
+            let ingester = state.ingesters[who].as_ref();
             let dispatcher = &state.dispatchers[who];
-            of_process(Process::Deliver(who), dispatcher.work.is_some(), dispatcher.holds_any());
+            lose_channel(Channel::Ingest(who), ingester.is_some_and(|job| job.hold == Hold::Unacked));
+            lose_channel(Channel::FanOut(who), dispatcher.holds_event());
+            lose_channel(Channel::Deliver(who), dispatcher.holds_jobs());
         }
         if state.reconciler != reconcile::Phase::Idle && self.allows(state, FaultKind::Crash) {
             faults.push(Fault::CrashReconciler);
@@ -114,15 +129,16 @@ pub(crate) fn suffer(state: &mut State, fault: Fault) -> Option<()> {
     state.faults += 1;
     match fault {
         Fault::Crash(Process::Ingest(who)) => state.ingesters[who].take()?.crash(&mut state.ingest),
-        Fault::Crash(Process::FanOut(who)) => state.fanners[who].take()?.crash(&mut state.fan_out),
-        Fault::Crash(Process::Deliver(who)) => state.dispatchers[who].crash(&mut state.deliver),
-        Fault::LoseChannel(Process::Ingest(who)) => {
+        Fault::Crash(Process::Dispatcher(who)) => {
+            state.dispatchers[who].crash(&mut state.fan_out, &mut state.deliver);
+        }
+        Fault::LoseChannel(Channel::Ingest(who)) => {
             state.ingesters[who].as_mut()?.lose_channel(&mut state.ingest);
         }
-        Fault::LoseChannel(Process::FanOut(who)) => {
-            state.fanners[who].as_mut()?.lose_channel(&mut state.fan_out);
+        Fault::LoseChannel(Channel::FanOut(who)) => {
+            state.dispatchers[who].fan_out.as_mut()?.lose_channel(&mut state.fan_out);
         }
-        Fault::LoseChannel(Process::Deliver(who)) => {
+        Fault::LoseChannel(Channel::Deliver(who)) => {
             state.dispatchers[who].lose_channel(&mut state.deliver);
         }
         Fault::CrashReconciler => state.reconciler = reconcile::Phase::Idle,
@@ -136,18 +152,13 @@ fn wipe(state: &mut State) {
     state.wiped = true;
     state.ingest.wipe();
     state.fan_out.wipe();
+    state.waiting_copies.clear();
     state.deliver.wipe();
     state.delayed.clear();
     for job in state.ingesters.iter_mut().flatten() {
         job.hold = Hold::Over;
     }
-    for job in state.fanners.iter_mut().flatten() {
-        job.hold = Hold::Over;
-    }
-    for dispatcher in &mut state.dispatchers {
-        dispatcher.work.iter_mut().for_each(|job| job.hold = Hold::Over);
-        dispatcher.waiting.iter_mut().for_each(|(_, hold)| *hold = Hold::Over);
-    }
+    state.dispatchers.iter_mut().for_each(Dispatcher::is_forgotten);
     for progress in [&mut state.fan_out_progress, &mut state.deliver_progress] {
         if *progress == reconcile::Progress::Probed {
             *progress = reconcile::Progress::Unknown;

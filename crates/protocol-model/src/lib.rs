@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod deliver;
+pub mod dispatcher;
 pub mod fan_out;
 pub mod faults;
 pub mod ingest;
@@ -20,11 +21,12 @@ use domain::protocol::{Fence, Ticket};
 use domain::retry::{AttemptNumber, Schedule};
 use stateright::{Model, Property};
 
+use crate::fan_out::Note;
 use crate::faults::suffer;
 pub use crate::faults::{Fault, FaultKind, Faults};
 pub use crate::mistakes::Mistake;
 pub use crate::paths::every_path_ends;
-use crate::state::State;
+use crate::state::{State, Why};
 use crate::work::{Answer, Who};
 
 /// The protocol, and how much of the world a check looks at.
@@ -38,8 +40,10 @@ pub struct Protocol {
     pub faults: Faults,
     /// Whether there is a reconciler.
     pub reconciles: bool,
-    /// How often a job may be parked.
+    /// How often an attempt may be parked: its turn does not come, or it cannot be made, for no fault of the receiver.
     pub parks: u8,
+    /// Whether a request may take so long that a job is made to stand for it.
+    pub stand_ins: bool,
     /// How often the webhook may be disabled or enabled.
     pub switches: u8,
     /// Whether the delays are longer than anyone needs for what he has in hand, as they are by default: a job comes out
@@ -55,6 +59,8 @@ pub struct Protocol {
 pub enum Start {
     /// The publisher is about to publish.
     Event,
+    /// The event is stored, its message in the fan-out queue.
+    FanOut,
     /// The event is fanned out, the delivery's first job in its queue.
     Job,
 }
@@ -70,6 +76,8 @@ pub enum Action {
     FanOut(Who, fan_out::Step),
     /// A delay queue gives a job back.
     Expire(usize),
+    /// And a copy of the event's message.
+    ExpireCopy(usize),
     /// A dispatcher's delivering.
     Deliver(Who, deliver::Step),
     /// The reconciler, and its probes.
@@ -92,10 +100,17 @@ impl Protocol {
             faults: Faults::NONE,
             reconciles: true,
             parks: 0,
+            stand_ins: false,
             switches: 0,
             long_delays: false,
             mistake: None,
         }
+    }
+
+    /// From the fan-out message on.
+    #[must_use]
+    pub fn from_fan_out(self) -> Self {
+        Self { start: Start::FanOut, ..self }
     }
 
     /// From the first job on.
@@ -110,10 +125,16 @@ impl Protocol {
         Self { faults: Faults { at_most, kinds }, ..self }
     }
 
-    /// With jobs that have to wait for their turn, so often.
+    /// With attempts that have to wait for their turn, or cannot be made, so often.
     #[must_use]
     pub fn with_parks(self, parks: u8) -> Self {
         Self { parks, ..self }
+    }
+
+    /// With requests that take long.
+    #[must_use]
+    pub fn with_stand_ins(self) -> Self {
+        Self { stand_ins: true, ..self }
     }
 
     /// With a webhook that is disabled and enabled, so often together.
@@ -141,7 +162,19 @@ impl Protocol {
     }
 
     fn allows_to_expire(&self, state: &State, which: usize) -> bool {
-        !self.long_delays || state.outlasts(which) || self.allows(state, FaultKind::Slow)
+        !self.is_too_early(state, which) || self.allows(state, FaultKind::Slow)
+    }
+
+    /// A job comes out of its delay queue while someone has in hand what its delay is made for. A stand-in's is always
+    /// longer than the request it stands for.
+    fn is_too_early(&self, state: &State, which: usize) -> bool {
+        let is_stand_in = state.delayed[which].why == Why::StandIn && !self.makes(Mistake::ShortStandIn);
+        self.long_delays && !state.outlasts(which) || is_stand_in && state.makes_first_attempt()
+    }
+
+    /// A copy of the event's message comes out of its delay queue while another has one in hand.
+    fn is_too_early_for_copies(&self, state: &State) -> bool {
+        self.long_delays && !state.outlasts_event()
     }
 
     fn makes(&self, mistake: Mistake) -> bool {
@@ -155,11 +188,17 @@ impl Model for Protocol {
 
     fn init_states(&self) -> Vec<State> {
         let mut state = State::default();
-        if self.start == Start::Job {
+        if self.start != Start::Event {
             state.accepted = true;
             self.insert_event(&mut state);
-            state.insert_delivery();
-            state.deliver.publish(Ticket { attempt: AttemptNumber::FIRST, fence: Fence::FIRST });
+        }
+        match self.start {
+            Start::Event => {}
+            Start::FanOut => state.fan_out.publish(Note::None),
+            Start::Job => {
+                state.insert_delivery();
+                state.deliver.publish(Ticket { attempt: AttemptNumber::FIRST, fence: Fence::FIRST });
+            }
         }
         vec![state.normalised()]
     }
@@ -181,6 +220,9 @@ impl Model for Protocol {
         }
         let expiring = (0..state.delayed.len()).filter(|which| self.allows_to_expire(state, *which));
         actions.extend(expiring.map(Action::Expire));
+        if !self.is_too_early_for_copies(state) || self.allows(state, FaultKind::Slow) {
+            actions.extend((0..state.waiting_copies.len()).map(Action::ExpireCopy));
+        }
         let mut steps = Vec::new();
         self.reconcile_steps(state, &mut steps);
         actions.extend(steps.into_iter().map(Action::Reconcile));
@@ -203,10 +245,14 @@ impl Model for Protocol {
             Action::Ingest(who, step) => self.ingest(&mut state, who, step)?,
             Action::FanOut(who, step) => self.fan_out(&mut state, who, step)?,
             Action::Expire(which) => {
-                let is_too_early = self.long_delays && !state.outlasts(which);
-                state.faults += u8::from(is_too_early);
+                state.faults += u8::from(self.is_too_early(&state, which));
                 let message = state.delayed.remove(which).message;
                 state.deliver.enter(message);
+            }
+            Action::ExpireCopy(which) => {
+                state.faults += u8::from(self.is_too_early_for_copies(&state));
+                let message = state.waiting_copies.remove(which);
+                state.fan_out.enter(message);
             }
             Action::Deliver(who, step) => self.deliver(&mut state, who, step)?,
             Action::Reconcile(step) => self.reconcile(&mut state, step)?,

@@ -31,8 +31,26 @@ pub enum Mistake {
     /// The reconciler puts back what is overdue as soon as the probe has come out, while whoever took the message just
     /// before the probe may still be at work.
     NoGrace,
-    /// A job that may be a copy is looked at as soon as the first.
+    /// What may be a copy, of a job or of an event, is looked at as soon as the first.
     CopiesDoNotWait,
+    /// The event's message is acknowledged when it is taken, and its first attempt made then.
+    AcksUnsettled,
+    /// The event is marked as fanned out when its message is taken, before anything is written.
+    MarksUnsettled,
+    /// The event's message is acknowledged as soon as a request takes long, before the job is there that stands for it.
+    AcksBeforeStandIn,
+    /// The job that stands for a request comes out while the request may be on the wire.
+    ShortStandIn,
+    /// An attempt that could not be made is parked, though a job stands for it already.
+    ParksBesideStandIn,
+    /// The first attempt is made without a look for the row, however long it waited.
+    NoLookAfterWait,
+    /// Of an event that came back, only deliveries that were never attempted are looked at.
+    ForgetsAttempted,
+    /// An event's message does not say that it may be a copy.
+    TrustsCopies,
+    /// A copy of an event that has waited is treated like one that came back.
+    DoubtsCopies,
     /// An event that comes back from its publisher is a duplicate and not published again.
     ForgetsDuplicates,
 }

@@ -4,8 +4,9 @@ use domain::protocol::DeliveryStatus;
 use domain::retry::Verdict;
 use stateright::Property;
 
+use crate::dispatcher::Dispatcher;
 use crate::state::{Seen, State, Wrong};
-use crate::{FaultKind, Protocol};
+use crate::{FaultKind, Protocol, Start};
 
 /// The promise. It is checked where a path ends: `stateright` judges what happens *eventually* by the last state of each
 /// path, and would take a path that goes in circles for one that goes on. So it is a statement about all paths only
@@ -24,8 +25,9 @@ pub const NOT_WHILE_DISABLED: &str = "no POST to a disabled webhook";
 /// The history is true: attempts 1, 2, …, no more than the schedule has, and the status is what they say.
 pub const TRUE_HISTORY: &str = "each attempt is recorded once, in order, and the status follows from them";
 
-/// Every POST beyond one an attempt is explained by a fault. With a reconciler a fault explains two: a process may be killed
-/// just before the reconciler, going by a probe that had come out before, puts back what the broker gives back too.
+/// Every POST beyond one an attempt is explained by a fault. A fault explains two: a process may be killed with the event's
+/// message and the job that it was given besides, and both come back; or just before the reconciler, going by a probe that
+/// had come out before, puts back what the broker gives back too.
 pub const DUPLICATES_EXPLAINED: &str = "an attempt has one POST, and more only through faults";
 
 /// The same over all attempts together, where delays are long. Where they are not, a duplicate may have a successor:
@@ -35,9 +37,10 @@ pub const DUPLICATES_END: &str = "a duplicate has no successor";
 /// Of two of the same job the second waits until the first is over, where delays are long.
 pub const COPIES_WAIT: &str = "a confirm that is lost costs no duplicate";
 
-/// Work is not multiplied: there is exactly one job that would lead to an attempt, and after faults not many more. A lost
-/// channel gives two back at worst, a job and its copy that was just parked in its stead.
-pub const ONE_JOB: &str = "a pending delivery has one job that counts, and more only through faults";
+/// Work is not multiplied: there is exactly one message that would lead to an attempt, the event's until its delivery is
+/// written, a job from then on; and after faults not many more. A lost channel gives two back at worst, a job and its copy that was just
+/// parked in its stead.
+pub const ONE_MESSAGE: &str = "what is pending has one message that counts, and more only through faults";
 
 /// What merely waits is left alone, however long.
 pub const ONLY_LOST_PUT_BACK: &str = "nothing is put back unless something went wrong";
@@ -54,13 +57,18 @@ impl Protocol {
                 !state.seen.wrong.contains(&Wrong::WhileDisabled)
             }),
             Property::always(TRUE_HISTORY, Self::has_true_history),
-            Property::always(DUPLICATES_EXPLAINED, |protocol: &Self, state: &State| {
-                let of_one_fault = if protocol.reconciles { 2 } else { 1 };
-                state.seen.posts.iter().all(|posts| *posts <= 1 + of_one_fault * state.faults)
+            Property::always(DUPLICATES_EXPLAINED, |_, state: &State| {
+                state.seen.posts.iter().all(|posts| *posts <= 1 + 2 * state.faults)
             }),
-            Property::always(ONE_JOB, |_, state: &State| match (state.faults, state.delivery) {
-                (0, Some(delivery)) if delivery.status == DeliveryStatus::Pending => state.valid_jobs() == 1,
-                (faults, _) => state.valid_jobs() <= 1 + 2 * usize::from(faults),
+            Property::always(ONE_MESSAGE, |_, state: &State| {
+                let is_pending = match (state.event, state.delivery) {
+                    (Some(event), None) => !event.fanned_out,
+                    (_, delivery) => delivery.is_some_and(|row| row.status == DeliveryStatus::Pending),
+                };
+                match state.faults {
+                    0 if is_pending => state.valid_messages() == 1,
+                    faults => state.valid_messages() <= 1 + 2 * usize::from(faults),
+                }
             }),
             Property::always(ONLY_LOST_PUT_BACK, |_, state: &State| {
                 state.seen.put_back == 0 || state.faults > 0
@@ -81,6 +89,20 @@ impl Protocol {
         }
         if self.only_loses_confirms() {
             properties.push(Property::always(COPIES_WAIT, |_, state: &State| duplicates(&state.seen) == 0));
+        }
+        if self.start != Start::Job {
+            properties.push(Property::sometimes(
+                "the first attempt is made while the event's message is held",
+                |_, state: &State| state.dispatchers.iter().any(Dispatcher::is_sending_for_event),
+            ));
+        }
+        if self.stand_ins {
+            properties.push(Property::sometimes(
+                "the event's message is let go while the request is on the wire",
+                |_, state: &State| {
+                    state.dispatchers.iter().any(|one| one.fan_out.is_none() && one.is_stood_in())
+                },
+            ));
         }
         if self.parks > 0 {
             properties.push(Property::sometimes("a parked delivery succeeds", |_, state: &State| {
@@ -104,7 +126,7 @@ impl Protocol {
         let mut limits = vec![Property::sometimes("a fault makes a duplicate", |_, state: &State| {
             state.faults == 1 && duplicates(&state.seen) > 0
         })];
-        if self.reconciles {
+        if self.reconciles && self.faults.kinds.contains(&FaultKind::Crash) {
             limits.push(Property::sometimes("a fault makes two duplicates", |_, state: &State| {
                 state.faults == 1 && state.seen.posts.contains(&3)
             }));

@@ -10,7 +10,9 @@
 
 use domain::protocol::{DeliveryStatus, Ticket};
 
-use crate::deliver::Dispatcher;
+use crate::broker::Message;
+use crate::dispatcher::Dispatcher;
+use crate::fan_out::Note;
 use crate::ingest;
 use crate::state::{Delivery, State};
 use crate::{FaultKind, Mistake, Protocol};
@@ -139,7 +141,8 @@ impl Protocol {
                 state.seen.put_back += 1;
             }
             Step::Publish => match std::mem::take(&mut state.reconciler) {
-                Phase::Requeueing => state.fan_out.publish(()),
+                // Somebody may have had it before.
+                Phase::Requeueing => state.fan_out.enter(Message::fresh(Note::None).come_back()),
                 Phase::Reissued(ticket) => state.deliver.publish(ticket),
                 Phase::Idle => return None,
             },
@@ -177,11 +180,11 @@ fn awaits(state: &State, watched: Watched) -> bool {
 fn is_late(state: &State, watched: Watched) -> bool {
     match watched {
         Watched::FanOut => {
-            !state.ingesters.iter().flatten().any(|job| job.phase == ingest::Phase::Publishing)
+            let owes = |phase| matches!(phase, ingest::Phase::Publishing { .. });
+            !state.ingesters.iter().flatten().any(|job| owes(job.phase))
         }
         Watched::Deliver => {
-            let is_owed = state.fanners.iter().flatten().any(|job| job.phase.owes().is_some())
-                || state.dispatchers.iter().any(Dispatcher::owes);
+            let is_owed = state.dispatchers.iter().any(Dispatcher::owes);
             let is_delayed =
                 |delivery: Delivery| state.delayed.iter().any(|job| delivery.is_awaiting(job.message.body));
             !is_owed && !state.delivery.is_some_and(is_delayed)
@@ -192,7 +195,7 @@ fn is_late(state: &State, watched: Watched) -> bool {
 /// Nobody has a message in hand.
 fn has_settled(state: &State, watched: Watched) -> bool {
     match watched {
-        Watched::FanOut => state.fanners.iter().all(Option::is_none),
+        Watched::FanOut => state.dispatchers.iter().all(|dispatcher| dispatcher.fan_out.is_none()),
         Watched::Deliver => !state.is_delivering(),
     }
 }

@@ -7,21 +7,51 @@ use crate::reconcile::Progress;
 use crate::state::{Delivery, Event, State};
 use crate::{Mistake, Protocol};
 
+/// What storing an event tells about the message to be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// It was not known: nobody has published it.
+    New,
+    /// It was known, and no dispatcher has marked it: whoever stored it may have died before it published.
+    Before,
+    /// It was known, and needs no message.
+    FannedOut,
+}
+
 impl State {
-    /// `Store::record_fan_out`: `INSERT … ON CONFLICT DO NOTHING`, and the event is marked. Returns whether the delivery
-    /// is new.
+    /// `Store::record_fan_out`: `INSERT … ON CONFLICT DO NOTHING` where the webhook takes the event, and the event is
+    /// marked. Returns whether the delivery is new.
     pub(crate) fn insert_delivery(&mut self) -> bool {
-        if let Some(event) = &mut self.event {
-            event.fanned_out = true;
+        self.mark_fanned_out();
+        if self.is_enabled() {
+            return self.write_pending();
         }
-        self.fan_out.remove_probe();
-        self.fan_out_progress = Progress::Unknown;
+        self.note_unwanted();
+        false
+    }
+
+    /// `Store::write_pending`: `INSERT … ON CONFLICT DO NOTHING`. Returns whether the delivery is new.
+    pub(crate) fn write_pending(&mut self) -> bool {
         if self.delivery.is_some() {
             return false;
         }
         self.delivery = Some(Delivery { status: DeliveryStatus::Pending, attempts: 0, fence: Fence::FIRST });
         due_anew(self);
         true
+    }
+
+    /// `Store::mark_fanned_out`: all that is to be done for the event is written.
+    pub(crate) fn mark_fanned_out(&mut self) {
+        if let Some(event) = &mut self.event {
+            event.fanned_out = true;
+        }
+        self.fan_out.remove_probe();
+        self.fan_out_progress = Progress::Unknown;
+    }
+
+    /// The webhook takes no events: there is no delivery.
+    pub(crate) fn note_unwanted(&mut self) {
+        self.seen.unwanted |= self.delivery.is_none();
     }
 
     /// `Store::abandon_deliveries`: ends a delivery that is pending.
@@ -44,20 +74,20 @@ impl State {
 }
 
 impl Protocol {
-    /// `Store::insert_events`: stores the event unless it is known. Returns whether it must be published: it is new, or
-    /// known and no dispatcher has marked it yet. The second matters: whoever stored it may have died before it published.
-    pub(crate) fn insert_event(&self, state: &mut State) -> bool {
+    /// `Store::insert_events`: stores the event unless it is known.
+    pub(crate) fn insert_event(&self, state: &mut State) -> Stored {
         match state.event {
             None => {
                 state.event = Some(Event { fanned_out: false });
-                true
+                Stored::New
             }
-            Some(_) if self.makes(Mistake::ForgetsDuplicates) => false,
-            Some(event) => !event.fanned_out,
+            Some(event) if event.fanned_out || self.makes(Mistake::ForgetsDuplicates) => Stored::FannedOut,
+            Some(_) => Stored::Before,
         }
     }
 
-    /// `Store::record_attempts`: counts only on a pending delivery that has made exactly the attempts before. Returns the
+    /// `Store::settle`, for a delivery that has no row: writes it with its first attempt. If it turns out to have one, and for
+    /// any other attempt, `Store::record_attempts`: counts only on a pending delivery that has made exactly the attempts before. Returns the
     /// fence of the job that follows: the row's, since the job in hand may have been voided while its request was on the
     /// wire; its attempt is as good as another's.
     pub(crate) fn record(
@@ -67,7 +97,8 @@ impl Protocol {
         verdict: Verdict,
         next: NextStep,
     ) -> Option<Fence> {
-        let delivery = state.delivery.as_mut()?;
+        let unwritten = Delivery { status: DeliveryStatus::Pending, attempts: 0, fence: Fence::FIRST };
+        let delivery = state.delivery.get_or_insert(unwritten);
         let is_next = delivery.status == DeliveryStatus::Pending && delivery.attempts == number.get() - 1;
         if !is_next && !self.makes(Mistake::RecordsBlindly) {
             return None;

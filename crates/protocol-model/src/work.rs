@@ -5,12 +5,16 @@ use domain::protocol::Taken;
 use crate::broker::{Message, Queue};
 use crate::{Mistake, Protocol};
 
-/// Whether the broker still waits for the acknowledgement of a message in hand.
+/// What is left of a message in hand when its holder is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Hold {
-    /// It does: when the holder or its channel is lost, the message goes back to its queue.
+    /// The message: the broker waits for its acknowledgement, and puts it back when the holder or its channel is lost.
     Unacked,
-    /// It does not: the channel was lost, or the message acknowledged. The holder, if it lives, works on without knowing.
+    /// There is no message of its own: it is the first attempt, for which the fan-out stage holds the event's message.
+    ForEvent,
+    /// The same, but the event's message is held for it no longer: a job in a delay queue stands for it.
+    StoodIn,
+    /// Nothing: the channel was lost, or the message acknowledged. The holder, if it lives, works on without knowing.
     Over,
 }
 

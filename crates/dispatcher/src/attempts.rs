@@ -127,12 +127,15 @@ impl Attempts {
         patience: Duration,
     ) -> Wait {
         let Congestion { mut max_wait, park } = self.lanes.congestion(webhook);
+        if self.stopping.is_cancelled() {
+            return Wait::Stopping;
+        }
         let mut place = pin!(self.lanes.place(webhook, bytes_to_read));
         let place = loop {
             tokio::select! {
                 biased;
-                () = self.stopping.cancelled() => return Wait::Stopping,
                 place = &mut place => break place,
+                () = self.stopping.cancelled() => return Wait::Stopping,
                 () = sleep(max_wait) => {}
             }
             if self.journal.is_available() {
@@ -144,8 +147,8 @@ impl Attempts {
         loop {
             tokio::select! {
                 biased;
-                () = self.stopping.cancelled() => return Wait::Stopping,
                 turn = &mut turn => return Wait::Turn(turn),
+                () = self.stopping.cancelled() => return Wait::Stopping,
                 () = sleep(patience) => {}
             }
             if self.journal.is_available() {

@@ -25,7 +25,8 @@ enum End {
 /// The deliveries that are being worked on. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Claims {
-    open: Arc<Mutex<HashMap<DeliveryId, watch::Receiver<End>>>>,
+    /// Each with who is to be told of its end, if anybody waits for it.
+    open: Arc<Mutex<HashMap<DeliveryId, Option<watch::Sender<End>>>>>,
 }
 
 /// The right to work on a delivery. Dropped, whoever waits gets it.
@@ -33,7 +34,7 @@ pub(crate) struct Claims {
 pub(crate) struct Claim {
     delivery: DeliveryId,
     claims: Claims,
-    end: watch::Sender<End>,
+    end: End,
 }
 
 impl Claims {
@@ -42,11 +43,12 @@ impl Claims {
     pub(crate) async fn claim(&self, delivery: DeliveryId, wanted: AttemptNumber) -> Option<Claim> {
         loop {
             let mut other = match self.lock().entry(delivery) {
-                Entry::Occupied(entry) => entry.get().clone(),
+                Entry::Occupied(mut entry) => {
+                    entry.get_mut().get_or_insert_with(|| watch::Sender::new(End::Open)).subscribe()
+                }
                 Entry::Vacant(entry) => {
-                    let (end, receiver) = watch::channel(End::Open);
-                    entry.insert(receiver);
-                    return Some(Claim { delivery, claims: self.clone(), end });
+                    entry.insert(None);
+                    return Some(Claim { delivery, claims: self.clone(), end: End::Over });
                 }
             };
             let ended = other.wait_for(|end| *end != End::Open).await.map(|end| *end);
@@ -64,7 +66,7 @@ impl Claims {
         self.lock().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<DeliveryId, watch::Receiver<End>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<DeliveryId, Option<watch::Sender<End>>>> {
         // Entries are added and removed whole.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -72,20 +74,16 @@ impl Claims {
 
 impl Claim {
     /// What follows from this attempt is handed over, confirmed.
-    pub(crate) fn handed_over(self, attempt: AttemptNumber) {
-        self.finish(End::HandedOver(attempt));
-    }
-
-    fn finish(&self, end: End) {
-        self.claims.lock().remove(&self.delivery);
-        self.end.send_replace(end);
+    pub(crate) fn handed_over(mut self, attempt: AttemptNumber) {
+        self.end = End::HandedOver(attempt);
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if *self.end.borrow() == End::Open {
-            self.finish(End::Over);
+        let waited_for = self.claims.lock().remove(&self.delivery).flatten();
+        if let Some(waited_for) = waited_for {
+            waited_for.send_replace(self.end);
         }
     }
 }

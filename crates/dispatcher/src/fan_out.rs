@@ -15,6 +15,7 @@ use isolation::{Isolation, MAY_TAKE, Stopping, Work};
 use metrics::counter;
 use service::Clock;
 use store::{DeliveryState, NewDelivery, Store, StoreError};
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -31,6 +32,9 @@ use crate::subscriptions::Subscriptions;
 /// Deliveries written with one statement and handed over together: what a large fan-out holds in memory.
 const CHUNK: usize = 1000;
 
+/// Batches whose deliveries are found out at once: while one waits for the database, the next is prepared.
+pub(crate) const ENTERING: usize = 2;
+
 /// Bytes of messages taken together: they are held together.
 const BATCH_BYTES: usize = 256 * 1024;
 
@@ -45,6 +49,8 @@ pub(crate) struct FanOutStage {
     pub(crate) clock: Clock,
     pub(crate) attempts: Arc<Attempts>,
     pub(crate) first_attempts: Arc<FirstAttempts>,
+    /// Batches whose deliveries are found out at once: those that wait behind them are only messages.
+    pub(crate) entering: Semaphore,
     /// Deliveries of one event whose first attempts this dispatcher makes; those of an event with more are spread over all.
     pub(crate) inline_fan_out: usize,
     /// Messages taken together: the consumer's prefetch.
@@ -106,6 +112,7 @@ impl FanOutStage {
 
     /// When this returns, what these messages ask for is done, or other messages stand for it.
     async fn fan_out_messages(&self, messages: &[Received]) -> Result<Confirmed, Stopping> {
+        let entering = self.entering.acquire().await;
         let (mut fresh, mut from_before) = (Vec::new(), Vec::new());
         let mut proof = Confirmed::nothing_to_publish();
         for message in messages {
@@ -124,7 +131,7 @@ impl FanOutStage {
             }
         }
         if !fresh.is_empty() {
-            proof = proof.and(self.attempt(fresh).await?);
+            proof = proof.and(self.attempt(fresh, entering).await?);
         }
         if from_before.is_empty() {
             return Ok(proof);
@@ -134,7 +141,11 @@ impl FanOutStage {
 
     /// Makes the first attempts of events that nobody had before, and marks them once every delivery is written or another
     /// message stands for it.
-    async fn attempt(&self, events: Vec<FanOutEvent>) -> Result<Confirmed, Stopping> {
+    async fn attempt(
+        &self,
+        events: Vec<FanOutEvent>,
+        entering: Result<SemaphorePermit<'_>, AcquireError>,
+    ) -> Result<Confirmed, Stopping> {
         let Some(candidates) = self.candidates(&events).await else {
             // Which of them the database refuses is found out there.
             return self.fan_out_or_set_aside(&as_taken(events, Taken::First)).await;
@@ -147,6 +158,7 @@ impl FanOutStage {
                 break;
             }
         }
+        drop((entering, candidates.few));
         let mut proof = Confirmed::nothing_to_publish();
         for attempt in under_way {
             proof = proof.and(attempt.settled().await?);

@@ -18,8 +18,9 @@ use tracing::error;
 /// Items in one statement.
 const GROUP: NonZeroUsize = NonZeroUsize::new(500).unwrap();
 
-/// Statements of a kind under way at once: the next group is sent while the last is being committed.
-const CONCURRENT_GROUPS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+/// Statements of a kind under way at once: what comes in meanwhile is the next group. Two made smaller groups, and a statement costs
+/// more than what it is for.
+const CONCURRENT_GROUPS: NonZeroUsize = NonZeroUsize::MIN;
 
 /// What was asked for cannot be had.
 #[derive(Debug, Clone, thiserror::Error)]

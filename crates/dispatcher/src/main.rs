@@ -31,6 +31,7 @@ use futures_util::future::select_all;
 use isolation::Isolation;
 use service::{Context, ServiceInfo, Settings};
 use store::Store;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use wire::Names;
@@ -38,7 +39,7 @@ use wire::Names;
 use crate::attempts::Attempts;
 use crate::claims::Claims;
 use crate::deliver::DeliverStage;
-use crate::fan_out::FanOutStage;
+use crate::fan_out::{ENTERING, FanOutStage};
 use crate::first_attempts::{FirstAttempts, Room};
 use crate::journal::Journal;
 use crate::lanes::{Bounds, Lanes, Overflow};
@@ -227,6 +228,7 @@ impl Stages<'_> {
             clock: self.clock.clone(),
             attempts,
             first_attempts,
+            entering: Semaphore::new(ENTERING),
             inline_fan_out: delivery.inline_fan_out as usize,
             batch_messages: delivery.fan_out_prefetch.into(),
             inline_body: delivery.inline_body.0,
@@ -299,7 +301,8 @@ fn egress_config(settings: &Settings) -> anyhow::Result<EgressConfig> {
         connect_timeout: egress.connect_timeout.0,
         response_limit: delivery.response_limit.0,
         idle_timeout: egress.idle_timeout.0,
-        max_idle_per_host: delivery.max_in_flight_per_webhook as usize,
+        // Many webhooks may be at one host.
+        max_idle_per_host: delivery.max_in_flight as usize,
         max_connections: egress.max_connections,
         connection_lifetime: egress.connection_lifetime.0,
         proxy: proxy(settings).map_err(anyhow::Error::msg)?,

@@ -20,7 +20,7 @@ use crate::reject::RejectedQueue;
 use crate::retry::{Retry, Stopping};
 
 /// Batches under way at once: while one waits for the disk, the next is checked and a third is being published.
-const MAX_BATCHES: usize = 4;
+const MAX_BATCHES: usize = 2;
 
 /// Batches with more bytes are checked as blocking work: other tasks must not wait on this thread for a long check.
 const BLOCKING_BYTES: usize = 32 * 1024;

@@ -135,7 +135,21 @@ pub struct Delivery {
 pub struct Acker {
     tag: u64,
     answers: mpsc::UnboundedSender<Answer>,
+    held: Held,
     place: Place,
+}
+
+/// Whether the broker still counts on whoever took a message. Clones watch the same.
+#[derive(Debug, Clone)]
+pub struct Held {
+    channel_ended: CancellationToken,
+}
+
+impl Held {
+    /// Whether the message's channel is known to have ended: the broker gives its messages to others.
+    pub fn is_lost(&self) -> bool {
+        self.channel_ended.is_cancelled()
+    }
 }
 
 /// The place of a message among those that a consumer may have out.
@@ -168,6 +182,11 @@ impl Batch {
     /// What was received, oldest first; at least one message.
     pub fn messages(&self) -> &[Received] {
         &self.messages
+    }
+
+    /// Tells whether the messages are still this consumer's.
+    pub fn held(&self) -> Held {
+        self.last.held.clone()
     }
 
     /// Acknowledges all messages of this batch *and of every batch before it*: batches of a consumer are
@@ -363,6 +382,8 @@ impl Subscription {
         let mut consumer = subscribed.map_err(late)??;
         let (answers, queue) = mpsc::unbounded_channel();
         self.tasks.spawn(answer(channel.clone(), queue));
+        let held = Held { channel_ended: CancellationToken::new() };
+        let _ended = held.channel_ended.clone().drop_guard();
         if !std::mem::replace(told, true) {
             info!(queue = self.queue, prefetch = self.config.prefetch, "consuming");
         }
@@ -379,7 +400,7 @@ impl Subscription {
                 // Whatever holds an acker holds a sender: with messages out the prefetch may be used up.
                 Err(_) if answers.strong_count() > 1 => continue,
                 Err(_) => {
-                    let leaving = timeout(limit, self.leave(channel, consumer, &answers));
+                    let leaving = timeout(limit, self.leave(channel, consumer, &answers, &held));
                     leaving.await.map_err(late)??;
                     return Ok(Ended::Idle);
                 }
@@ -392,7 +413,7 @@ impl Subscription {
                     let _ = answers.send(Answer::Requeue { tag });
                     break;
                 }
-                sent = self.sender.send(received(delivery, &answers, place)) => if sent.is_err() { break },
+                sent = self.sender.send(received(delivery, &answers, &held, place)) => if sent.is_err() { break },
             }
         }
         let _ = timeout(FAREWELL.min(limit), unsubscribe(channel, consumer, &answers)).await;
@@ -406,11 +427,12 @@ impl Subscription {
         channel: &Channel,
         mut consumer: lapin::Consumer,
         answers: &mpsc::UnboundedSender<Answer>,
+        held: &Held,
     ) -> lapin::Result<()> {
         channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
         while let Some(delivery) = consumer.next().await {
             let place = self.place().await;
-            if self.sender.send(received(delivery?, answers, place)).await.is_err() {
+            if self.sender.send(received(delivery?, answers, held, place)).await.is_err() {
                 break;
             }
         }
@@ -433,9 +455,11 @@ impl Subscription {
 fn received(
     delivery: lapin::message::Delivery,
     answers: &mpsc::UnboundedSender<Answer>,
+    held: &Held,
     place: Place,
 ) -> Delivery {
-    let acker = Acker { tag: delivery.delivery_tag, answers: answers.clone(), place };
+    let tag = delivery.delivery_tag;
+    let acker = Acker { tag, answers: answers.clone(), held: held.clone(), place };
     let received = Received::new(
         delivery.data,
         delivery.exchange.as_str(),

@@ -12,7 +12,7 @@ mod topology;
 
 pub use backoff::Backoff;
 pub use broker::{Broker, BrokerConfig, Health, check_url};
-pub use consumer::{Acker, Batch, Consumer, ConsumerConfig, Delivery, Received};
+pub use consumer::{Acker, Batch, Consumer, ConsumerConfig, Delivery, Held, Received};
 pub use error::{BrokerError, PublishError};
 pub use inspect::{Inspector, Pulled};
 pub use message::{COPY_HEADER, Headers, Message, REDELIVERED_HEADER};

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use backends::{Availability, Chain};
-use broker::{Batch, Confirmed, Consumer, Message, Received};
+use broker::{Batch, Confirmed, Consumer, Held, Message, Received};
 use bytes::Bytes;
 use domain::protocol::{DeliveryStatus, Fence, Taken, Ticket};
 use domain::retry::AttemptNumber;
@@ -19,6 +19,7 @@ use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
+use wire::names::WAITED_HEADER;
 use wire::rejected::UNUSABLE;
 use wire::{DeliveryJob, FanOut, FanOutEvent, PROTOBUF};
 
@@ -105,13 +106,18 @@ impl FanOutStage {
 
     async fn take(self: Arc<Self>, batch: Batch) {
         // Given up, its messages come back when the channel closes.
-        if let Ok(proof) = self.isolation.work_off(&*self, batch.messages()).await {
+        let taken = TakenBatch { held: batch.held(), stage: self };
+        if let Ok(proof) = taken.stage.isolation.work_off(&taken, batch.messages()).await {
             batch.ack_alone(proof);
         }
     }
 
     /// When this returns, what these messages ask for is done, or other messages stand for it.
-    async fn fan_out_messages(&self, messages: &[Received]) -> Result<Confirmed, Stopping> {
+    async fn fan_out_messages(
+        &self,
+        messages: &[Received],
+        held: Option<&Held>,
+    ) -> Result<Confirmed, Stopping> {
         let entering = self.entering.acquire().await;
         let (mut fresh, mut from_before) = (Vec::new(), Vec::new());
         let mut proof = Confirmed::nothing_to_publish();
@@ -121,6 +127,9 @@ impl FanOutStage {
             }
             match FanOut::decode(message.body.clone()) {
                 Ok(decoded) if message.redelivered => from_before.extend(as_taken(decoded.events, Taken::Again)),
+                Ok(decoded) if has_waited(message) => {
+                    from_before.extend(as_taken(decoded.events, Taken::First));
+                }
                 // The first may be in somebody's hands: looked at later, the rows will tell.
                 Ok(_) if message.may_be_copy => proof = proof.and(self.outbox.park_fan_out(message).await),
                 Ok(decoded) => fresh.extend(decoded.events),
@@ -131,7 +140,9 @@ impl FanOutStage {
             }
         }
         if !fresh.is_empty() {
-            proof = proof.and(self.attempt(fresh, entering).await?);
+            proof = proof.and(self.attempt(fresh, held, entering).await?);
+        } else {
+            drop(entering);
         }
         if from_before.is_empty() {
             return Ok(proof);
@@ -144,6 +155,7 @@ impl FanOutStage {
     async fn attempt(
         &self,
         events: Vec<FanOutEvent>,
+        held: Option<&Held>,
         entering: Result<SemaphorePermit<'_>, AcquireError>,
     ) -> Result<Confirmed, Stopping> {
         let Some(candidates) = self.candidates(&events).await else {
@@ -153,7 +165,7 @@ impl FanOutStage {
         let mut under_way = Vec::with_capacity(candidates.few.len());
         let mut started = Ok(());
         for chunk in candidates.few.chunks(self.first_attempts.room.size().min(CHUNK)) {
-            started = self.start(&events, chunk, &mut under_way).await;
+            started = self.start(&events, chunk, held, &mut under_way).await;
             if started.is_err() {
                 break;
             }
@@ -212,6 +224,7 @@ impl FanOutStage {
         &self,
         events: &[FanOutEvent],
         chunk: &[Candidate],
+        held: Option<&Held>,
         under_way: &mut Vec<UnderWay>,
     ) -> Result<(), JournalError> {
         let mut room = self.first_attempts.room.take(chunk.len()).await;
@@ -242,6 +255,8 @@ impl FanOutStage {
                 body: event.body.clone(),
                 unwritten: Unwritten::new(new, created_at),
                 look: Look { revision, at },
+                accepted_at: event.id.accepted_at(),
+                held: held.cloned(),
             };
             under_way.push(self.first_attempts.start(first, room));
         }
@@ -389,9 +404,33 @@ impl FanOutStage {
     }
 }
 
+/// Messages, and whether they are still this dispatcher's.
+struct TakenBatch {
+    stage: Arc<FanOutStage>,
+    held: Held,
+}
+
+impl Work for TakenBatch {
+    async fn work_off(&self, messages: &[Received]) -> Result<Confirmed, Stopping> {
+        self.stage.fan_out_messages(messages, Some(&self.held)).await
+    }
+
+    fn parts(&self, message: &Received) -> Vec<Bytes> {
+        self.stage.parts(message)
+    }
+
+    async fn isolating(&self, message: &Received) -> Result<(), Stopping> {
+        self.stage.isolating(message).await
+    }
+
+    async fn give_up(&self, message: &Received, reason: &str) -> Result<(), Stopping> {
+        self.stage.give_up(message, reason).await
+    }
+}
+
 impl Work for FanOutStage {
     async fn work_off(&self, messages: &[Received]) -> Result<Confirmed, Stopping> {
-        self.fan_out_messages(messages).await
+        self.fan_out_messages(messages, None).await
     }
 
     fn parts(&self, message: &Received) -> Vec<Bytes> {
@@ -408,6 +447,11 @@ impl Work for FanOutStage {
         self.leave(&events_of(message), None).await;
         Ok(())
     }
+}
+
+/// Whether a message may have been a copy, and was parked since. What publishers write is not believed.
+fn has_waited(message: &Received) -> bool {
+    message.exchange.is_empty() && message.headers.text(WAITED_HEADER).is_some()
 }
 
 fn as_taken(events: Vec<FanOutEvent>, taken: Taken) -> Vec<Event> {

@@ -5,8 +5,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::Confirmed;
+use broker::{Confirmed, Held};
 use bytes::Bytes;
+use domain::Timestamp;
 use domain::protocol::Taken;
 use isolation::{Isolation, Stopping};
 use store::Unwritten as Found;
@@ -21,6 +22,9 @@ use crate::attempts::{Attempts, LoadedTarget, NotDone, Unwritten, Wait, Worked};
 
 /// How long a look at a webhook holds: a change that was answered earlier than that is seen by every request.
 const FRESH: Duration = Duration::from_millis(100);
+
+/// By how much clocks of different machines may differ.
+const MARGIN: Duration = Duration::from_secs(1);
 
 /// Makes first attempts, each in a task of its own.
 pub(crate) struct FirstAttempts {
@@ -66,6 +70,10 @@ pub(crate) struct First {
     pub(crate) body: Bytes,
     pub(crate) unwritten: Unwritten,
     pub(crate) look: Look,
+    /// When the event was accepted.
+    pub(crate) accepted_at: Timestamp,
+    /// Tells whether the event's message is still this dispatcher's.
+    pub(crate) held: Option<Held>,
 }
 
 /// What was seen of a webhook, and when.
@@ -149,7 +157,7 @@ impl FirstAttempts {
         let mut look = Some(first.look);
         let mut loaded = None;
         let target = loop {
-            let fresh = look.take().filter(|look| look.at.elapsed() < FRESH);
+            let fresh = look.take().filter(|look| look.at.elapsed() < FRESH && self.nobody_else_has(first));
             let revision = match fresh {
                 Some(look) => look.revision,
                 None => match self.look_again(first).await? {
@@ -201,6 +209,15 @@ impl FirstAttempts {
             Some(worked) => Ok(worked),
             None => self.park(first, 0).await,
         }
+    }
+
+    /// Whether nobody else can have written the delivery: copies of its event's message have not waited long enough, and the
+    /// message itself was not given to another.
+    fn nobody_else_has(&self, first: &First) -> bool {
+        let age = self.attempts.clock.now() - first.accepted_at;
+        let copies_wait = self.attempts.outbox.delay(0) - MARGIN.min(self.attempts.outbox.delay(0) / 2);
+        let is_young = age.to_std().is_ok_and(|age| age < copies_wait);
+        is_young && !first.held.as_ref().is_some_and(Held::is_lost)
     }
 
     /// The webhook's revision now; `None` if there is nothing to be done any more.

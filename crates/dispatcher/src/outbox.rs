@@ -8,7 +8,7 @@ use domain::pace::ParkDelays;
 use domain::protocol::Taken;
 use futures_util::future::join_all;
 use metrics::counter;
-use wire::names::ERROR_HEADER;
+use wire::names::{ERROR_HEADER, WAITED_HEADER};
 use wire::{DeliveryJob, Names, PROTOBUF};
 
 /// How much longer than the longest request a stand-in stays away: for the record to be written.
@@ -56,10 +56,11 @@ impl Outbox {
         each.into_iter().fold(Confirmed::nothing_to_publish(), Confirmed::and)
     }
 
-    /// Has an event's message come again later, as one that came back.
+    /// Has an event's message come again after the shortest delay, as one that has waited.
     pub(crate) async fn park_fan_out(&self, message: &Received) -> Confirmed {
         let queue = self.names.fan_out_park_queue(self.delay(0));
-        self.publisher.publish_until_confirmed(message.forward_to(queue).redelivered()).await
+        let waiting = message.forward_to(queue).header(WAITED_HEADER, "true");
+        self.publisher.publish_until_confirmed(waiting).await
     }
 
     /// Hands a job over to be made after `delay`.

@@ -106,6 +106,12 @@ impl EventId {
     pub fn generate(now: Timestamp, random: &SystemRandom) -> Result<Self, NoRandomness> {
         uuid_v7(now, random).map(Self)
     }
+
+    /// When it was accepted, to the millisecond.
+    pub fn accepted_at(self) -> Timestamp {
+        let millis = i64::try_from(unix_millis(self.0)).unwrap_or(i64::MAX);
+        Timestamp::from_timestamp_millis(millis).unwrap_or(Timestamp::MAX_UTC)
+    }
 }
 
 impl DeliveryId {

@@ -15,6 +15,10 @@ pub const ROUTING_KEY_HEADER: &str = "x-lok-routing-key";
 /// it can be put back.
 pub const SOURCE_QUEUE_HEADER: &str = "x-lok-source-queue";
 
+/// Says of an event's message that it may have been a copy and has waited: whoever had the other has written by now what
+/// there is to say.
+pub const WAITED_HEADER: &str = "x-lok-waited";
+
 /// Exchange and queue names, each with the configured prefix, so that several stacks can share a broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {

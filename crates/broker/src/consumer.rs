@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use lapin::Channel;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
 };
 use lapin::types::FieldTable;
+use lapin::{Channel, ChannelStatus};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -142,13 +142,15 @@ pub struct Acker {
 /// Whether the broker still counts on whoever took a message. Clones watch the same.
 #[derive(Debug, Clone)]
 pub struct Held {
-    channel_ended: CancellationToken,
+    subscription_ended: CancellationToken,
+    /// Told of by lapin itself: with all places taken nobody asks the subscription for more, and it cannot tell.
+    channel: ChannelStatus,
 }
 
 impl Held {
     /// Whether the message's channel is known to have ended: the broker gives its messages to others.
     pub fn is_lost(&self) -> bool {
-        self.channel_ended.is_cancelled()
+        self.subscription_ended.is_cancelled() || !self.channel.connected()
     }
 }
 
@@ -382,8 +384,8 @@ impl Subscription {
         let mut consumer = subscribed.map_err(late)??;
         let (answers, queue) = mpsc::unbounded_channel();
         self.tasks.spawn(answer(channel.clone(), queue));
-        let held = Held { channel_ended: CancellationToken::new() };
-        let _ended = held.channel_ended.clone().drop_guard();
+        let held = Held { subscription_ended: CancellationToken::new(), channel: channel.status().clone() };
+        let _ended = held.subscription_ended.clone().drop_guard();
         if !std::mem::replace(told, true) {
             info!(queue = self.queue, prefetch = self.config.prefetch, "consuming");
         }

@@ -31,6 +31,9 @@ pub enum BrokerError {
         #[source]
         source: lapin::Error,
     },
+    /// The channel ended while nobody used it.
+    #[error("the channel has ended")]
+    ChannelEnded,
     /// No answer in time.
     #[error("no answer from the broker within {0:?}")]
     Timeout(Duration),

@@ -233,6 +233,11 @@ impl State {
                     backoff.reset();
                 }
                 Some(request) = next_request(&mut self.again, &mut self.queue), if self.has_room() => {
+                    if !channel.status().connected() {
+                        // It is not sent, and no copy of anything on the next channel.
+                        self.again.push_front(request);
+                        return ChannelEnd::Lost(BrokerError::ChannelEnded);
+                    }
                     confirms.extend(self.send(channel, request));
                 }
                 // Every publisher is gone since the loop began.

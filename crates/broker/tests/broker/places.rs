@@ -95,3 +95,36 @@ async fn a_batch_holds_the_places_of_all_its_messages() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_holds_messages_sees_that_their_channel_is_lost_also_with_all_places_taken() {
+    with_bench(async |bench| {
+        for prefetch in [1, 10] {
+            let proxy = Proxy::to(server()).await;
+            let topology = Topology::default().queue(Queue::work(bench.name("work")));
+            let broker = connect_with(config_by_way_of(proxy.address), topology).await;
+            let publisher = broker.publisher(PublisherConfig::default());
+            let _proof = publisher.publish(bench.message("work", 1)).await.unwrap();
+            let mut consumer = consumer(&broker, &bench, "work", prefetch);
+            let batch = timeout(DEADLINE, consumer.next_batch(9, 1000)).await.unwrap().unwrap();
+            let held = batch.held();
+            assert!(!held.is_lost(), "its channel is there");
+
+            proxy.cut();
+            let lost = timeout(DEADLINE, async {
+                while !held.is_lost() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+            assert!(lost.await.is_ok(), "with a prefetch of {prefetch} nobody is told");
+
+            drop(batch);
+            let again = timeout(DEADLINE, consumer.next_batch(9, 1000)).await.unwrap().unwrap();
+            assert!(again.messages()[0].redelivered && !again.held().is_lost(), "and the next one is there");
+            again.ack(Confirmed::nothing_to_publish());
+            drop((publisher, consumer));
+            broker.close(DEADLINE).await;
+        }
+    })
+    .await;
+}

@@ -159,6 +159,35 @@ async fn what_is_published_again_because_its_confirm_was_lost_says_that_it_may_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_first_after_a_channel_was_lost_is_no_copy() {
+    with_bench(async |bench| {
+        let proxy = Proxy::to(server()).await;
+        let topology = Topology::default().queue(Queue::work(bench.name("work")));
+        let broker = connect_with(config_by_way_of(proxy.address), topology.clone()).await;
+        let direct = connect_with(crate::support::config(), topology).await;
+        let publisher = broker.publisher(PublisherConfig::default());
+        let mut consumer = consumer(&direct, &bench, "work", 10);
+        for sent in 0..3 {
+            let _proof = publisher.publish(bench.message("work", sent)).await.unwrap();
+            let Delivery { received, acker } = next(&mut consumer).await;
+            assert_eq!((number(&received.body), received.may_be_copy), (sent, false));
+            acker.ack(Confirmed::nothing_to_publish());
+
+            // Nobody publishes meanwhile.
+            let [mut publishing, _] = broker.health();
+            proxy.cut();
+            for is_connected in [false, true] {
+                let told = publishing.wait_for(|health| (*health == Health::Connected) == is_connected);
+                tokio::time::timeout(DEADLINE, told).await.expect("it is told").unwrap();
+            }
+        }
+        drop((publisher, consumer));
+        broker.close(DEADLINE).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_gave_up_waiting_for_a_confirm_publishes_what_may_be_a_copy() {
     with_bench(async |bench| {
         let mut config = crate::support::config();

@@ -96,7 +96,7 @@ impl Pace {
     }
 
     fn learn(&mut self, took: Duration) {
-        self.usual = self.usual - self.usual / SMOOTHING + took / SMOOTHING;
+        self.usual = self.usual.saturating_sub(self.usual / SMOOTHING) + took / SMOOTHING;
     }
 }
 

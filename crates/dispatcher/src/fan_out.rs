@@ -15,7 +15,7 @@ use isolation::{Isolation, MAY_TAKE, Stopping, Work};
 use metrics::counter;
 use service::Clock;
 use store::{DeliveryState, NewDelivery, Store, StoreError};
-use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -52,6 +52,8 @@ pub(crate) struct FanOutStage {
     pub(crate) first_attempts: Arc<FirstAttempts>,
     /// Batches whose deliveries are found out at once: those that wait behind them are only messages.
     pub(crate) entering: Semaphore,
+    /// Batches whose jobs are handed over at once.
+    pub(crate) spreading: Semaphore,
     /// Deliveries of one event whose first attempts this dispatcher makes; those of an event with more are spread over all.
     pub(crate) inline_fan_out: usize,
     /// Messages taken together: the consumer's prefetch.
@@ -118,7 +120,7 @@ impl FanOutStage {
         messages: &[Received],
         held: Option<&Held>,
     ) -> Result<Confirmed, Stopping> {
-        let entering = self.entering.acquire().await;
+        let entering = self.entering.acquire().await.ok();
         let (mut fresh, mut from_before) = (Vec::new(), Vec::new());
         let mut proof = Confirmed::nothing_to_publish();
         for message in messages {
@@ -154,10 +156,15 @@ impl FanOutStage {
     /// message stands for it.
     async fn attempt(
         &self,
-        events: Vec<FanOutEvent>,
+        mut events: Vec<FanOutEvent>,
         held: Option<&Held>,
-        entering: Result<SemaphorePermit<'_>, AcquireError>,
+        entering: Option<SemaphorePermit<'_>>,
     ) -> Result<Confirmed, Stopping> {
+        // A body is a part of its message, and a request that takes long must not keep the whole of it in memory. Larger
+        // ones are nearly all of theirs, and counted.
+        for event in events.iter_mut().filter(|event| event.body.len() <= self.inline_body) {
+            event.body = Bytes::copy_from_slice(&event.body);
+        }
         let Some(candidates) = self.candidates(&events).await else {
             // Which of them the database refuses is found out there.
             return self.fan_out_or_set_aside(&as_taken(events, Taken::First)).await;
@@ -280,6 +287,8 @@ impl FanOutStage {
     /// One event that the database refuses must not take the others with it: events that are refused are tried in
     /// halves, and what is refused alone is set aside.
     async fn fan_out_or_set_aside(&self, events: &[Event]) -> Result<Confirmed, Stopping> {
+        // The jobs of a chunk are in memory until they are confirmed.
+        let _spreading = self.spreading.acquire().await;
         let mut proof = Confirmed::nothing_to_publish();
         let mut parts = vec![events];
         while let Some(part) = parts.pop() {

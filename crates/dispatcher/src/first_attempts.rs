@@ -148,7 +148,8 @@ impl FirstAttempts {
 
     /// Until the row is written, and what follows is handed over. Tells earlier if a message stands in for the delivery.
     async fn work(&self, first: &First, tell: &mut Option<Tell>) -> Result<Worked, NotDone> {
-        let turn = match self.attempts.wait_for_turn(first.job.webhook, 0, self.hold).await {
+        let job = &first.job;
+        let turn = match self.attempts.wait_for_turn(job.webhook, job.bytes_to_read(), self.hold).await {
             Wait::Turn(turn) => turn,
             Wait::WebhookBusy { park } => return self.park(first, park).await,
             Wait::DispatcherBusy => return self.hand_over(first).await,

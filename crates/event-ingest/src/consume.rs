@@ -19,7 +19,8 @@ use crate::pipeline::{Pipeline, Receipt, StatementBounds};
 use crate::reject::RejectedQueue;
 use crate::retry::{Retry, Stopping};
 
-/// Batches under way at once: while one waits for the disk, the next is checked and a third is being published.
+/// Batches under way at once: while one waits for the disk, the next is checked. More make smaller groups, and a statement
+/// costs more than what it is for.
 const MAX_BATCHES: usize = 2;
 
 /// Batches with more bytes are checked as blocking work: other tasks must not wait on this thread for a long check.

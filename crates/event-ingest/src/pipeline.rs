@@ -15,15 +15,12 @@ use service::settings::Ingest;
 use store::{Inserted, NewEvent, Store, StoredEvent};
 use tokio::time::Instant;
 use tracing::error;
+use wire::fan_out::MESSAGE_BYTES;
 use wire::{FanOut, FanOutEvent, Names, PROTOBUF};
 
 use crate::chunks::chunks;
 use crate::outbox::Outbox;
 use crate::retry::{Retry, Stopping};
-
-/// A fan-out message carries what was stored together, up to this many bytes: dispatchers hold whole messages in
-/// memory.
-const FAN_OUT_BYTES: usize = 256 * 1024;
 
 /// Fan-out messages of one group on their way at once: each is a copy of what it carries.
 const FAN_OUTS_AT_ONCE: usize = 2;
@@ -181,7 +178,7 @@ impl Pipeline {
             })
         };
         let mut proof = Confirmed::nothing_to_publish();
-        for some in chunks(events, usize::MAX, FAN_OUT_BYTES, fan_out_bytes).chunks(FAN_OUTS_AT_ONCE) {
+        for some in chunks(events, usize::MAX, MESSAGE_BYTES, FanOutEvent::size).chunks(FAN_OUTS_AT_ONCE) {
             let confirmed = try_join_all(some.iter().map(publish)).await?;
             proof = confirmed.into_iter().fold(proof, Confirmed::and);
         }
@@ -238,10 +235,6 @@ fn of_stored(event: StoredEvent) -> FanOutEvent {
 }
 
 fn stored_bytes(event: &NewEvent) -> usize {
-    event.body.len() + bytes_of(&event.recipients)
-}
-
-fn fan_out_bytes(event: &FanOutEvent) -> usize {
     event.body.len() + bytes_of(&event.recipients)
 }
 

@@ -148,7 +148,7 @@ settings! {
         /// The bearer token of `POST /v1/events`; several, separated by commas, while one takes another's place.
         token: Option<Secret> = None,
         /// AMQP messages taken ahead; all of them may be as large as the broker lets them be.
-        prefetch: u16 = 200,
+        prefetch: u16 = 300,
         /// Events stored with one statement.
         batch_events: u32 = 500,
         /// Bytes stored with one statement.
@@ -183,7 +183,7 @@ settings! {
         /// Attempts taken ahead from the broker.
         prefetch: u16 = 2000,
         /// Fan-out messages taken ahead from the broker.
-        fan_out_prefetch: u16 = 256,
+        fan_out_prefetch: u16 = 128,
         /// Deliveries of one event whose first attempts are made by the dispatcher that fans it out; those of an event with more are
         /// spread over all dispatchers.
         inline_fan_out: u32 = 1000,

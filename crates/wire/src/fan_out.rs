@@ -10,7 +10,7 @@ use crate::{WireError, proto};
 const MESSAGE: &str = "FanOut";
 
 /// A fan-out message carries what was stored together, up to this many bytes: dispatchers hold whole messages in memory.
-pub const MESSAGE_BYTES: usize = 1024 * 1024;
+pub const MESSAGE_BYTES: usize = 256 * 1024;
 
 /// An event as it was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]

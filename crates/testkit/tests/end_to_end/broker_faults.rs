@@ -111,7 +111,8 @@ async fn evaluate(broker: &PrivateServer, expression: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_channel_that_the_broker_closes_for_a_late_acknowledgement_is_opened_again() {
-    let builder = Trial::builder().private_servers().dispatchers(1);
+    // An event's message is held for as long as the request takes.
+    let builder = Trial::builder().private_servers().dispatchers(1).env("LOK__DELIVERY__HOLD", "9s");
     let mut trial = Trial::start(builder).await;
     // A channel looks at its oldest delivery from time to time. Both times are read when it is opened.
     let broker = &trial.stack.servers().rabbitmq;

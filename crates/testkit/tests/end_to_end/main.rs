@@ -10,6 +10,7 @@ mod delivered_request;
 mod duplicates;
 mod egress;
 mod fairness;
+mod first_attempts;
 mod guide_code;
 mod key_rotation;
 mod lost_messages;

@@ -128,7 +128,9 @@ impl FanOutStage {
                 continue;
             }
             match FanOut::decode(message.body.clone()) {
-                Ok(decoded) if message.redelivered => from_before.extend(as_taken(decoded.events, Taken::Again)),
+                Ok(decoded) if message.redelivered => {
+                    from_before.extend(as_taken(decoded.events, Taken::Again));
+                }
                 Ok(decoded) if has_waited(message) => {
                     from_before.extend(as_taken(decoded.events, Taken::First));
                 }
@@ -141,10 +143,10 @@ impl FanOutStage {
                 }
             }
         }
-        if !fresh.is_empty() {
-            proof = proof.and(self.attempt(fresh, held, entering).await?);
-        } else {
+        if fresh.is_empty() {
             drop(entering);
+        } else {
+            proof = proof.and(self.attempt(fresh, held, entering).await?);
         }
         if from_before.is_empty() {
             return Ok(proof);
@@ -359,9 +361,8 @@ impl FanOutStage {
                 .map(|id| (*id, false))
                 .collect();
             let states = self.availability.until_available(|| self.store.check_deliveries(&others)).await?;
-            let is_open = |state: &DeliveryState| {
-                state.row.status == DeliveryStatus::Pending && state.row.attempts > 0
-            };
+            let is_open =
+                |state: &DeliveryState| state.row.status == DeliveryStatus::Pending && state.row.attempts > 0;
             let open = states.iter().filter(|(_, state)| is_open(state));
             attempted.extend(open.map(|(id, state)| (*id, state.row.fence)));
         }

@@ -216,7 +216,8 @@ impl FirstAttempts {
     /// message itself was not given to another.
     fn nobody_else_has(&self, first: &First) -> bool {
         let age = self.attempts.clock.now() - first.accepted_at;
-        let copies_wait = self.attempts.outbox.delay(0) - MARGIN.min(self.attempts.outbox.delay(0) / 2);
+        let delay = self.attempts.outbox.delay(0);
+        let copies_wait = delay.saturating_sub(MARGIN.min(delay / 2));
         let is_young = age.to_std().is_ok_and(|age| age < copies_wait);
         is_young && !first.held.as_ref().is_some_and(Held::is_lost)
     }
@@ -280,7 +281,8 @@ impl FirstAttempts {
                 error!(delivery.id = %first.job.delivery, refusal, "a delivery that is set aside cannot be written");
             }
         }
-        let message = broker::Message::to_queue(self.isolation.queue(), first.job.encode()).content_type(PROTOBUF);
+        let message =
+            broker::Message::to_queue(self.isolation.queue(), first.job.encode()).content_type(PROTOBUF);
         self.isolation.set_aside(message, UNUSABLE, reason).await
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use backends::{Availability, Chain};
 use broker::{Batch, Confirmed, Consumer, Held, Message, Received};
@@ -52,6 +53,9 @@ pub(crate) struct FanOutStage {
     pub(crate) first_attempts: Arc<FirstAttempts>,
     /// Batches whose deliveries are found out at once: those that wait behind them are only messages.
     pub(crate) entering: Semaphore,
+    /// Longest time from when messages are taken until all their first attempts are started; then jobs are made, for whoever
+    /// has a hand free. Nobody may hold a message longer than a lost one is waited for.
+    pub(crate) patience: Duration,
     /// Batches whose jobs are handed over at once.
     pub(crate) spreading: Semaphore,
     /// Deliveries of one event whose first attempts this dispatcher makes; those of an event with more are spread over all.
@@ -72,6 +76,19 @@ struct Candidates {
     few: Vec<Candidate>,
     /// Events with more: their places among the events.
     many: Vec<usize>,
+}
+
+/// First attempts were not started.
+enum NotStarted {
+    /// This dispatcher has its hands full.
+    NoRoom,
+    Journal(JournalError),
+}
+
+impl From<JournalError> for NotStarted {
+    fn from(error: JournalError) -> Self {
+        Self::Journal(error)
+    }
 }
 
 /// A delivery that may be made.
@@ -120,6 +137,7 @@ impl FanOutStage {
         messages: &[Received],
         held: Option<&Held>,
     ) -> Result<Confirmed, Stopping> {
+        let entered = Instant::now();
         let entering = self.entering.acquire().await.ok();
         let (mut fresh, mut from_before) = (Vec::new(), Vec::new());
         let mut proof = Confirmed::nothing_to_publish();
@@ -146,7 +164,7 @@ impl FanOutStage {
         if fresh.is_empty() {
             drop(entering);
         } else {
-            proof = proof.and(self.attempt(fresh, held, entering).await?);
+            proof = proof.and(self.attempt(fresh, held, entered, entering).await?);
         }
         if from_before.is_empty() {
             return Ok(proof);
@@ -160,6 +178,7 @@ impl FanOutStage {
         &self,
         mut events: Vec<FanOutEvent>,
         held: Option<&Held>,
+        entered: Instant,
         entering: Option<SemaphorePermit<'_>>,
     ) -> Result<Confirmed, Stopping> {
         // A body is a part of its message, and a request that takes long must not keep the whole of it in memory. Larger
@@ -174,7 +193,7 @@ impl FanOutStage {
         let mut under_way = Vec::with_capacity(candidates.few.len());
         let mut started = Ok(());
         for chunk in candidates.few.chunks(self.first_attempts.room.size().min(CHUNK)) {
-            started = self.start(&events, chunk, held, &mut under_way).await;
+            started = self.start(&events, chunk, held, entered, &mut under_way).await;
             if started.is_err() {
                 break;
             }
@@ -186,9 +205,9 @@ impl FanOutStage {
         }
         match started {
             Ok(()) => {}
-            Err(JournalError::Stopped(_)) => return Err(Stopping),
+            Err(NotStarted::Journal(JournalError::Stopped(_))) => return Err(Stopping),
             // What was started is written and will be found.
-            Err(JournalError::Refused(_)) => {
+            Err(NotStarted::NoRoom | NotStarted::Journal(JournalError::Refused(_))) => {
                 return Ok(proof.and(self.fan_out_or_set_aside(&as_taken(events, Taken::First)).await?));
             }
         }
@@ -234,9 +253,13 @@ impl FanOutStage {
         events: &[FanOutEvent],
         chunk: &[Candidate],
         held: Option<&Held>,
+        entered: Instant,
         under_way: &mut Vec<UnderWay>,
-    ) -> Result<(), JournalError> {
-        let mut room = self.first_attempts.room.take(chunk.len()).await;
+    ) -> Result<(), NotStarted> {
+        let until = entered + self.patience;
+        let Some(mut room) = self.first_attempts.room.take(chunk.len(), until).await else {
+            return Err(NotStarted::NoRoom);
+        };
         let at = Instant::now();
         let asked: HashSet<_> =
             chunk.iter().map(|candidate| (candidate.webhook, events[candidate.index].event_type)).collect();

@@ -12,7 +12,7 @@ use domain::protocol::Taken;
 use isolation::{Isolation, Stopping};
 use store::Unwritten as Found;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 use wire::rejected::UNUSABLE;
@@ -55,11 +55,10 @@ impl Room {
         self.size
     }
 
-    /// Waits for room for so many deliveries, first come, first served.
-    #[expect(clippy::expect_used, reason = "nobody closes this semaphore")]
-    pub(crate) async fn take(&self, deliveries: usize) -> OwnedSemaphorePermit {
+    /// Waits for room for so many deliveries, first come, first served; `None` if there is none by then.
+    pub(crate) async fn take(&self, deliveries: usize, until: Instant) -> Option<OwnedSemaphorePermit> {
         let permits = u32::try_from(deliveries.min(self.size)).unwrap_or(u32::MAX);
-        self.free.clone().acquire_many_owned(permits).await.expect("the semaphore is never closed")
+        timeout_at(until, self.free.clone().acquire_many_owned(permits)).await.ok()?.ok()
     }
 }
 

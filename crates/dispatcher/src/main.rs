@@ -229,6 +229,7 @@ impl Stages<'_> {
             attempts,
             first_attempts,
             entering: Semaphore::new(ENTERING),
+            patience: delivery.timeout.0,
             spreading: Semaphore::new(1),
             inline_fan_out: delivery.inline_fan_out as usize,
             batch_messages: delivery.fan_out_prefetch.into(),

@@ -183,7 +183,7 @@ settings! {
         /// Attempts taken ahead from the broker.
         prefetch: u16 = 2000,
         /// Fan-out messages taken ahead from the broker.
-        fan_out_prefetch: u16 = 128,
+        fan_out_prefetch: u16 = 64,
         /// Deliveries of one event whose first attempts are made by the dispatcher that fans it out; those of an event with more are
         /// spread over all dispatchers.
         inline_fan_out: u32 = 1000,

@@ -84,7 +84,8 @@ async fn a_queue_that_is_merely_long_is_not_taken_for_lost() {
     let mut stack = impatient()
         .dispatchers(2)
         .env("LOK__RECOVERY__SLACK", "3s")
-        .env("LOK__DELIVERY__MAX_IN_FLIGHT", "40")
+        // One webhook gets a quarter of what is free.
+        .env("LOK__DELIVERY__MAX_IN_FLIGHT", "320")
         .env("LOK__DELIVERY__MAX_IN_FLIGHT_PER_WEBHOOK", "40")
         .env("LOK__DELIVERY__PREFETCH", "60")
         .start()
@@ -185,7 +186,7 @@ async fn what_is_put_back_while_the_first_message_still_exists_is_delivered_once
     receiver.answer(Reply::status(200).when_open(&gate));
     has_deliveries(&stack, &webhook, 20).await;
     stack.dispatchers[0].kill9();
-    let overdue = "UPDATE deliveries SET next_attempt_at = next_attempt_at - interval '1 hour'
+    let overdue = "UPDATE deliveries SET next_attempt_at = next_attempt_at - interval '30 minutes'
                     WHERE status = 'pending'";
     stack.database.connect().await.execute(overdue, &[]).await.expect("deliveries can be made older");
     let before = receiver.requests().len();

@@ -225,6 +225,32 @@ async fn what_stands_in_for_a_request_makes_the_attempt_if_its_dispatcher_has_di
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_could_not_be_sent_is_left_to_what_stands_in_for_it() {
+    // An egress proxy that takes its time to say that it does not know us, and knows us then.
+    let (proxy, gate) = (Receiver::start().await, Gate::default());
+    let unknown = Reply::status(407).header("proxy-authenticate", "Basic realm=\"egress\"");
+    proxy.answer_next(unknown.when_open(&gate));
+    proxy.answer(Reply::status(403));
+    let stack =
+        with_stand_ins().env("LOK__EGRESS__PROXY", proxy.url("")).env("LOK__DELIVERY__RETRY_DELAYS", "");
+    let mut stack = stack.start().await;
+    let webhook = stack.given_webhook("user_1", "http://127.0.0.1:9/", &[BookingCreated]).await;
+    stack.publish(&event("slow", "user_1")).await;
+    proxy.until(1).await;
+    is_stood_in_for(&stack).await;
+
+    gate.open();
+    let requests = proxy.until(2).await;
+    let between = requests[1].arrived - requests[0].arrived;
+    assert!(between >= Duration::from_secs(10), "a second job came after {between:?}");
+    let deliveries = settled(&stack, &webhook, 1).await;
+    assert_eq!((&deliveries[0]["status"], &deliveries[0]["attempts"]), (&json!("failed"), &json!(1)));
+    assert!((stack.dispatchers[0].metric("attempts_put_off_total").await - 1.0).abs() < 0.5);
+    finish(&mut stack).await;
+    assert_eq!(proxy.requests().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_whose_dispatcher_died_with_its_request_on_the_wire_comes_back() {
     let mut stack = Stack::builder().env("LOK__DELIVERY__HOLD", FOR_LONG).start().await;
     let (receiver, webhook, gate) = on_the_wire(&stack).await;

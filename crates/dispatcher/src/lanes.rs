@@ -165,8 +165,18 @@ impl Place {
     ///
     /// Cancel safe: dropping the future gives up the place too.
     pub(crate) async fn turn(self) -> Turn {
-        let Self { bytes, memory_of_webhook, slow, lane } = self;
-        let memory_of_all = lane.shared.memory.take(bytes).await;
+        let Self { bytes, memory_of_webhook, slow, mut lane } = self;
+        let memory = lane.shared.memory.clone();
+        let memory_of_all = match memory.try_take(bytes) {
+            Some(memory_of_all) => memory_of_all,
+            None => {
+                // Whoever waits for memory has nothing on the wire: others do not wait for them.
+                lane.lend_place();
+                let memory_of_all = memory.take(bytes).await;
+                lane.take_place_back();
+                memory_of_all
+            }
+        };
         let request_of_all = acquire(lane.shared.requests.clone(), 1).await;
         Turn { _permits: [memory_of_webhook, memory_of_all, request_of_all], _slow: slow, lane }
     }
@@ -201,6 +211,17 @@ impl Shared {
 }
 
 impl LaneUse {
+    fn lend_place(&mut self) {
+        self.shared.places().give_back(self.webhook, Ended::NotSent);
+        self.has_place = false;
+    }
+
+    /// Whoever has it now keeps it too: what is lent is bounded by the webhook's part of the memory.
+    fn take_place_back(&mut self) {
+        self.shared.places().take(self.webhook);
+        self.has_place = true;
+    }
+
     async fn take_place(&mut self) {
         let asked = self.shared.places().ask(self.webhook);
         match asked {

@@ -17,10 +17,18 @@ impl Memory {
         Self { free: Arc::new(Semaphore::new(kib as usize)), kib }
     }
 
+    /// Memory, if there is some and nobody waits for it.
+    pub(super) fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        self.free.clone().try_acquire_many_owned(self.permits(bytes)).ok()
+    }
+
     /// Waits for memory. A body that is larger than all of it gets all of it, and passes alone.
     pub(super) async fn take(&self, bytes: usize) -> OwnedSemaphorePermit {
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        acquire(self.free.clone(), kib.min(self.kib)).await
+        acquire(self.free.clone(), self.permits(bytes)).await
+    }
+
+    fn permits(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(self.kib)
     }
 }
 

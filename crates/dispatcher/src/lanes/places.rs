@@ -98,17 +98,23 @@ impl Places {
         let part = self.part();
         let Some(lane) = self.lanes.get_mut(&webhook) else { return Asked::Taken };
         if lane.line.is_empty() && lane.has_place(part) {
-            if lane.taken == 0 {
-                lane.moved = Instant::now();
-            }
-            lane.taken += 1;
-            self.taken += 1;
+            self.take(webhook);
             return Asked::Taken;
         }
         let (sender, receiver) = oneshot::channel();
         self.next_ticket += 1;
         lane.line.insert(self.next_ticket, sender);
         Asked::InLine(self.next_ticket, receiver)
+    }
+
+    /// Takes a place, whoever else has one.
+    pub(super) fn take(&mut self, webhook: WebhookId) {
+        let Some(lane) = self.lanes.get_mut(&webhook) else { return };
+        if lane.taken == 0 {
+            lane.moved = Instant::now();
+        }
+        lane.taken += 1;
+        self.taken += 1;
     }
 
     /// Leaves the line; `false` if one was called already and has a place.

@@ -8,7 +8,9 @@ mod stuck;
 mod watch;
 
 pub use availability::{Availability, Chain};
-pub use configure::{ConfigureError, broker, broker_to_look_at, check, late, names, park_delays, store, topology};
+pub use configure::{
+    ConfigureError, broker, broker_to_look_at, check, late, names, park_delays, store, topology,
+};
 pub use judge::{Judge, Judgement};
 pub use put_back::{PutBack, PutBackError};
 pub use stuck::{StuckCall, StuckCalls};

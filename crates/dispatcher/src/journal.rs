@@ -172,7 +172,8 @@ impl Statement for WritePending {
     async fn run(store: &Store, items: &[Self::Item], which: Try) -> Result<Vec<Self::Answer>, StoreError> {
         let written = store.write_pending(items).await?;
         // Of what an earlier try may have written nobody else is known to have the message.
-        let is_ours = |pending: &PendingDelivery| which == Try::Again || written.contains(&pending.delivery.id);
+        let is_ours =
+            |pending: &PendingDelivery| which == Try::Again || written.contains(&pending.delivery.id);
         Ok(items.iter().map(is_ours).collect())
     }
 }

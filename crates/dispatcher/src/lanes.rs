@@ -167,15 +167,14 @@ impl Place {
     pub(crate) async fn turn(self) -> Turn {
         let Self { bytes, memory_of_webhook, slow, mut lane } = self;
         let memory = lane.shared.memory.clone();
-        let memory_of_all = match memory.try_take(bytes) {
-            Some(memory_of_all) => memory_of_all,
-            None => {
-                // Whoever waits for memory has nothing on the wire: others do not wait for them.
-                lane.lend_place();
-                let memory_of_all = memory.take(bytes).await;
-                lane.take_place_back();
-                memory_of_all
-            }
+        let memory_of_all = if let Some(memory_of_all) = memory.try_take(bytes) {
+            memory_of_all
+        } else {
+            // Whoever waits for memory has nothing on the wire: others do not wait for them.
+            lane.lend_place();
+            let memory_of_all = memory.take(bytes).await;
+            lane.take_place_back();
+            memory_of_all
         };
         let request_of_all = acquire(lane.shared.requests.clone(), 1).await;
         Turn { _permits: [memory_of_webhook, memory_of_all, request_of_all], _slow: slow, lane }

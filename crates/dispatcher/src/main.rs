@@ -163,8 +163,7 @@ impl Stages<'_> {
             room: Room::new(delivery.prefetch.into()),
             tasks: tasks.clone(),
         });
-        let fan_out =
-            Arc::new(self.fan_out(&names, attempts.clone(), first_attempts, of_events.clone()));
+        let fan_out = Arc::new(self.fan_out(&names, attempts.clone(), first_attempts, of_events.clone()));
         let events = self.consumer(names.fan_out_queue(), delivery.fan_out_prefetch);
         let deliver = Arc::new(DeliverStage {
             attempts,
@@ -237,11 +236,7 @@ impl Stages<'_> {
         }
     }
 
-    fn attempts(
-        &self,
-        names: &Arc<Names>,
-        stopping: tokio_util::sync::CancellationToken,
-    ) -> Attempts {
+    fn attempts(&self, names: &Arc<Names>, stopping: tokio_util::sync::CancellationToken) -> Attempts {
         let delivery = &self.settings.delivery;
         let waiting = NonZeroUsize::new(delivery.prefetch.into()).unwrap_or(NonZeroUsize::MIN);
         let bounds = Bounds {

@@ -166,9 +166,7 @@ impl Store {
             Prepared(sql_query(WANTED).bind::<Array<SqlUuid>, _>(ids).bind::<Array<Text>, _>(types))
                 .load(&mut connection)
                 .await?;
-        let key = |row: &WantedRow| {
-            Some((WebhookId::from_uuid(row.id), row.event_type.parse().ok()?))
-        };
+        let key = |row: &WantedRow| Some((WebhookId::from_uuid(row.id), row.event_type.parse().ok()?));
         Ok(rows.iter().filter_map(|row| Some((key(row)?, row.revision))).collect())
     }
 

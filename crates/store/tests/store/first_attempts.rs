@@ -25,10 +25,9 @@ async fn a_first_attempt_is_written_with_its_delivery_once() {
     assert_eq!(store.settle(&attempts).await.unwrap(), ids);
     assert_eq!(statistics(&store, "alice", webhook).await, counts(1, 1, 1));
 
-    let other = attempts.clone().map(|first| FirstAttempt {
-        made: attempt(first.delivery.id, 1, AttemptResult::Failed),
-        ..first
-    });
+    let other = attempts
+        .clone()
+        .map(|first| FirstAttempt { made: attempt(first.delivery.id, 1, AttemptResult::Failed), ..first });
     assert_eq!(store.settle(&other).await.unwrap(), HashSet::new(), "what is written is not changed");
     assert_eq!(statistics(&store, "alice", webhook).await, counts(1, 1, 1));
 
@@ -50,7 +49,11 @@ async fn a_first_attempt_is_written_with_its_delivery_once() {
     }
 
     let second = attempt(attempts[1].delivery.id, 2, AttemptResult::Success);
-    assert_eq!(store.record_attempts(&[second]).await.unwrap().len(), 1, "the next attempt goes on from there");
+    assert_eq!(
+        store.record_attempts(&[second]).await.unwrap().len(),
+        1,
+        "the next attempt goes on from there"
+    );
     assert_eq!(statistics(&store, "alice", webhook).await, counts(0, 2, 1));
 }
 

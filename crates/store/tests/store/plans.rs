@@ -79,7 +79,8 @@ async fn batches_look_into_their_own_days_only_and_by_index() {
                 made: attempt(delivery.id, 1, AttemptResult::Success),
             };
             store.settle(&settled.iter().map(first).collect::<Vec<_>>()).await.unwrap();
-            let pending = pending.iter().map(|new| PendingDelivery { delivery: *new, created_at: at, due: at });
+            let pending =
+                pending.iter().map(|new| PendingDelivery { delivery: *new, created_at: at, due: at });
             store.write_pending(&pending.collect::<Vec<_>>()).await.unwrap();
             let ids: Vec<_> = events.iter().map(|event| event.id).collect();
             store.mark_fanned_out(&ids).await.unwrap();

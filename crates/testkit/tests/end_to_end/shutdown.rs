@@ -19,7 +19,8 @@ fn events(count: usize) -> Vec<Event> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_of_dispatchers_under_load_loses_and_repeats_nothing() {
     const EVENTS: usize = 1_000;
-    let mut stack = Stack::builder().dispatchers(2).env("LOK__DELIVERY__PARK_DELAYS", "200ms,30s").start().await;
+    let mut stack =
+        Stack::builder().dispatchers(2).env("LOK__DELIVERY__PARK_DELAYS", "200ms,30s").start().await;
     let receiver = Receiver::start().await;
     let webhook = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
     // Slow enough that every restart finds requests on the wire.

@@ -40,8 +40,13 @@ pub fn names(settings: &Settings) -> Names {
 /// How late something is that can only be lost: longer than anyone holds a message, and some more.
 pub fn late(settings: &Settings) -> Duration {
     let delivery = &settings.delivery;
-    // A job waits for its webhook, then for what all share for as long as an attempt takes, then the attempt is made.
-    delivery.max_wait.0 + delivery.timeout.0 + delivery.timeout.0 + settings.recovery.slack.0
+    // A job waits for its webhook, then for what all share for as long as an attempt takes, then the attempt is made. An
+    // event's message waits as long for room, and is held for as long as another message does not stand for it.
+    delivery.max_wait.0
+        + delivery.hold.0
+        + delivery.timeout.0
+        + delivery.timeout.0
+        + settings.recovery.slack.0
 }
 
 /// The topology, the same whichever service declares it.

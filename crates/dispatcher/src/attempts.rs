@@ -29,6 +29,9 @@ use crate::request;
 use crate::targets::{NoTarget, Target, Targets};
 use crate::told::Told;
 
+/// The reason recorded where nothing can be done with a job; more is told to operators.
+pub(crate) const UNDELIVERABLE: &str = "this delivery cannot be made; the platform's operators can see why";
+
 /// What both ways of making attempts share: jobs, and events whose first attempts are made at once.
 pub(crate) struct Attempts {
     pub(crate) journal: Journal,

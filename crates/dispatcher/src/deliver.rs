@@ -12,16 +12,13 @@ use tracing::{debug, error};
 use wire::DeliveryJob;
 use wire::rejected::UNUSABLE;
 
-use crate::attempts::{Attempts, LoadedTarget, NotDone, Wait, Worked};
+use crate::attempts::{Attempts, LoadedTarget, NotDone, UNDELIVERABLE, Wait, Worked};
 use crate::journal::JournalError;
 use crate::lanes::Turn;
 use crate::reconcile::Probes;
 
 /// The reason recorded where the event was dropped before its delivery was made.
 const NO_BODY: &str = "the event is no longer kept";
-
-/// The reason recorded where nothing can be done with a job; more is told to operators.
-const UNDELIVERABLE: &str = "this delivery cannot be made; the platform's operators can see why";
 
 /// The reason recorded where a job made its dispatchers fail; more is told to operators.
 const POISONOUS: &str = "this delivery made the platform's dispatchers fail again and again; it was given up";

@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use domain::protocol::{DeliveryStatus, Fence, Taken, Ticket};
 use domain::retry::AttemptNumber;
 use domain::{DeliveryId, EventId, Timestamp, WebhookId};
+use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
 use isolation::{Isolation, MAY_TAKE, Stopping, Work};
 use metrics::counter;
@@ -139,6 +141,9 @@ impl FanOutStage {
     ) -> Result<Confirmed, Stopping> {
         let entered = Instant::now();
         let entering = self.entering.acquire().await.ok();
+        if self.attempts.stopping.is_cancelled() {
+            return Err(Stopping);
+        }
         let (mut fresh, mut from_before) = (Vec::new(), Vec::new());
         let mut proof = Confirmed::nothing_to_publish();
         for message in messages {
@@ -199,10 +204,18 @@ impl FanOutStage {
             }
         }
         drop((entering, candidates.few));
-        let mut proof = Confirmed::nothing_to_publish();
+        // All of them, whatever becomes of one: a message that is given back with a request on the wire is made again.
+        let (mut settled, mut panicked) = (Ok(Confirmed::nothing_to_publish()), None);
         for attempt in under_way {
-            proof = proof.and(attempt.settled().await?);
+            match AssertUnwindSafe(attempt.settled()).catch_unwind().await {
+                Ok(this) => settled = settled.and_then(|proof| Ok(proof.and(this?))),
+                Err(panic) => panicked = Some(panic),
+            }
         }
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
+        }
+        let proof = settled?;
         match started {
             Ok(()) => {}
             Err(NotStarted::Journal(JournalError::Stopped(_))) => return Err(Stopping),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use broker::{Confirmed, Held};
 use bytes::Bytes;
 use domain::Timestamp;
-use domain::protocol::Taken;
+use domain::protocol::{LOOK_HOLDS, Taken};
 use isolation::{Isolation, Stopping};
 use store::Unwritten as Found;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -18,10 +18,7 @@ use tracing::{debug, error};
 use wire::rejected::UNUSABLE;
 use wire::{DeliveryJob, PROTOBUF};
 
-use crate::attempts::{Attempts, LoadedTarget, NotDone, Unwritten, Wait, Worked};
-
-/// How long a look at a webhook holds: a change that was answered earlier than that is seen by every request.
-const FRESH: Duration = Duration::from_millis(100);
+use crate::attempts::{Attempts, LoadedTarget, NotDone, UNDELIVERABLE, Unwritten, Wait, Worked};
 
 /// By how much clocks of different machines may differ.
 const MARGIN: Duration = Duration::from_secs(1);
@@ -151,13 +148,14 @@ impl FirstAttempts {
         let turn = match self.attempts.wait_for_turn(job.webhook, job.bytes_to_read(), self.hold).await {
             Wait::Turn(turn) => turn,
             Wait::WebhookBusy { park } => return self.park(first, park).await,
-            Wait::DispatcherBusy => return self.hand_over(first).await,
-            Wait::Stopping => return Err(NotDone::Stopping),
+            // Others of the same message may be on the wire: it is not given back for this one.
+            Wait::DispatcherBusy | Wait::Stopping => return self.hand_over(first).await,
         };
         let mut look = Some(first.look);
         let mut loaded = None;
         let target = loop {
-            let fresh = look.take().filter(|look| look.at.elapsed() < FRESH && self.nobody_else_has(first));
+            let fresh =
+                look.take().filter(|look| look.at.elapsed() < LOOK_HOLDS && self.nobody_else_has(first));
             let revision = match fresh {
                 Some(look) => look.revision,
                 None => match self.look_again(first).await? {
@@ -183,31 +181,36 @@ impl FirstAttempts {
             return Ok(Worked::Over(Confirmed::nothing_to_publish()));
         }
         let body = first.body.clone();
-        let made = {
+        let (made, not_stood_in) = {
             let attempt = self.attempts.attempt(&first.job, &target, body, turn, Some(&first.unwritten));
             let (mut attempt, mut standing_in) = (pin!(attempt), pin!(self.stand_in_when_late(first)));
             tokio::select! {
                 biased;
                 made = &mut attempt => {
                     // Half of it would leave a row that no message stands for.
-                    if first.unwritten.is_standing_in() {
-                        standing_in.await?;
-                    }
-                    made
+                    let is_standing_in = first.unwritten.is_standing_in();
+                    let stood_in = if is_standing_in { standing_in.await.err() } else { None };
+                    (made, stood_in)
                 }
                 stood_in = &mut standing_in => {
-                    if let Ok(Some(proof)) = stood_in
-                        && let Some(tell) = tell.take()
-                    {
-                        let _ = tell.send(Ok(proof));
-                    }
-                    attempt.await
+                    let failed = match stood_in {
+                        Ok(proof) => {
+                            if let Some(proof) = proof && let Some(tell) = tell.take() {
+                                let _ = tell.send(Ok(proof));
+                            }
+                            None
+                        }
+                        Err(failed) => Some(failed),
+                    };
+                    (attempt.await, failed)
                 }
             }
         };
-        match made? {
-            Some(worked) => Ok(worked),
-            None => self.park(first, 0).await,
+        match (made, not_stood_in) {
+            (Ok(Some(worked)), _) => Ok(worked),
+            (Ok(None), None) => self.park(first, 0).await,
+            // Nothing was sent, and nothing stands for it.
+            (Ok(None), Some(failed)) | (Err(failed), _) => Err(failed),
         }
     }
 
@@ -215,8 +218,8 @@ impl FirstAttempts {
     /// message itself was not given to another.
     fn nobody_else_has(&self, first: &First) -> bool {
         let age = self.attempts.clock.now() - first.accepted_at;
-        let delay = self.attempts.outbox.delay(0);
-        let copies_wait = delay.saturating_sub(MARGIN.min(delay / 2));
+        // What is on the wire longer than `hold` has a row.
+        let copies_wait = self.attempts.outbox.delay(0).saturating_sub(self.hold + MARGIN);
         let is_young = age.to_std().is_ok_and(|age| age < copies_wait);
         is_young && !first.held.as_ref().is_some_and(Held::is_lost)
     }
@@ -274,7 +277,15 @@ impl FirstAttempts {
     /// Nothing can be done with it, now or later: its job goes to where operators look.
     async fn set_aside(&self, first: &First, reason: &str) -> Result<Confirmed, Stopping> {
         match self.write_pending(first, Duration::ZERO).await {
-            Ok(_) => {}
+            Ok(_) => match self.attempts.abandon(&first.job, UNDELIVERABLE).await {
+                Err(NotDone::Stopping) => return Err(Stopping),
+                Err(NotDone::SetAside(refusal)) => error!(
+                    delivery.id = %first.job.delivery,
+                    refusal,
+                    "a delivery that is set aside cannot be ended"
+                ),
+                Ok(_) => {}
+            },
             Err(NotDone::Stopping) => return Err(Stopping),
             Err(NotDone::SetAside(refusal)) => {
                 error!(delivery.id = %first.job.delivery, refusal, "a delivery that is set aside cannot be written");

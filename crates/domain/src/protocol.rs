@@ -3,6 +3,8 @@
 //! A message is a hint to look at a delivery, never the truth about it. It may be a copy, it may have been left halfway
 //! by someone who crashed, and another message may have been sent in its place. The row tells.
 
+use std::time::Duration;
+
 use crate::retry::AttemptNumber;
 
 /// The reason recorded for a delivery whose webhook was deleted.
@@ -10,6 +12,10 @@ pub const DELETED: &str = "the webhook was deleted before this delivery was made
 
 /// The reason recorded for a delivery whose webhook was disabled.
 pub const DISABLED: &str = "the webhook was disabled before this delivery was made";
+
+/// How long a look at a webhook holds: requests that start within it may still follow what was seen. Who answers that a
+/// webhook was changed lets that time pass first.
+pub const LOOK_HOLDS: Duration = Duration::from_millis(100);
 
 /// What became of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -138,14 +144,17 @@ pub fn decide(ticket: Ticket, taken: Taken, row: Option<&Row>) -> Decision {
     if is_void || row.status != DeliveryStatus::Pending {
         return Decision::Nothing;
     }
+    let recorded = AttemptNumber::new(row.attempts);
+    // Recorded, and the message is new: it is a copy, or stood in for the request. The message that led to the record goes on.
+    if taken == Taken::First && recorded.is_some_and(|recorded| recorded >= ticket.attempt) {
+        return Decision::Nothing;
+    }
     let revision = match row.webhook {
         WebhookState::Gone => return Decision::Abandon(DELETED),
         WebhookState::Disabled => return Decision::Abandon(DISABLED),
         WebhookState::Active { revision } => revision,
     };
-    match (AttemptNumber::new(row.attempts), taken) {
-        // Recorded, and the message is new: it is a copy, and the message that led to the record goes on.
-        (Some(recorded), Taken::First) if recorded >= ticket.attempt => Decision::Nothing,
+    match (recorded, taken) {
         (Some(recorded), Taken::Again) if recorded >= ticket.attempt => Decision::HandOver { recorded },
         // The row is the truth about how many attempts there were, also if it lost some in a fail-over.
         (Some(recorded), _) => Decision::Attempt { number: recorded.next(), revision },
@@ -191,6 +200,14 @@ mod tests {
         assert_eq!(pending(ticket(1, 0), Taken::First, 1), Decision::Nothing);
         assert_eq!(pending(ticket(1, 0), Taken::Again, 1), Decision::HandOver { recorded: number(1) });
         assert_eq!(pending(ticket(1, 0), Taken::Again, 2), Decision::HandOver { recorded: number(2) });
+    }
+
+    #[test]
+    fn what_stood_in_for_a_recorded_attempt_ends_no_delivery_whose_webhook_is_disabled_for_a_while() {
+        for webhook in [WebhookState::Gone, WebhookState::Disabled] {
+            let row = row(DeliveryStatus::Pending, 1, 0, webhook);
+            assert_eq!(decide(ticket(1, 0), Taken::First, Some(&row)), Decision::Nothing);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, web};
+use domain::protocol::LOOK_HOLDS;
 use domain::signature::WebhookSecret;
 use domain::{EventType, UserId, WebhookId, timestamp};
 use serde::{Serialize, Serializer};
@@ -169,6 +170,7 @@ pub(crate) async fn update(
         let updated = bounded(api.store.update_webhook(&user, id, changes, api.clock.now())).await?;
         let webhook = updated.ok_or_else(Problem::not_found)?;
         info!(webhook.id = %webhook.id, webhook.active = webhook.active, "webhook changed");
+        until_seen().await;
         webhook
     };
     Ok(HttpResponse::Ok().json(WebhookDocument::without_secret(&webhook)))
@@ -185,6 +187,7 @@ pub(crate) async fn delete(
         return Err(Problem::not_found());
     }
     info!(webhook.id = %id, "webhook deleted");
+    until_seen().await;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -200,9 +203,15 @@ pub(crate) async fn regenerate_secret(
     let regenerated = api.store.regenerate_secret(&user, id, &secret, now + PREVIOUS_SECRET, now);
     let disclosed = bounded(regenerated).await?.ok_or_else(Problem::not_found)?;
     info!(webhook.id = %id, "secret regenerated");
+    until_seen().await;
     let mut response = HttpResponse::Ok();
     response.insert_header((CACHE_CONTROL, "no-store"));
     Ok(response.json(WebhookDocument::with_secret(&disclosed)))
+}
+
+/// Waits until every request that starts follows a change that was committed. What is answered later is true at once.
+async fn until_seen() {
+    tokio::time::sleep(LOOK_HOLDS + LOOK_HOLDS / 2).await;
 }
 
 /// The id in the path. What is no id is as absent as an id of nothing.

@@ -66,6 +66,34 @@ async fn a_request_on_the_wire_is_finished_and_recorded() {
     assert_eq!(receiver.requests().len(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_with_a_request_on_the_wire_and_one_that_waits_is_not_given_back() {
+    let builder = Stack::builder().dispatchers(2).env("LOK__DELIVERY__MAX_IN_FLIGHT", "1");
+    let mut stack = builder.env("LOK__DELIVERY__HOLD", "60s").start().await;
+    stack.dispatchers[1].kill9();
+    let receiver = Receiver::start().await;
+    let first = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
+    let second = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
+    let gate = Gate::default();
+    receiver.answer_next(Reply::status(200).when_open(&gate));
+    stack.publish(&events(1)[0]).await;
+    receiver.until(1).await;
+
+    // What waits becomes a job for the other; what is on the wire stays here, and nobody else makes it.
+    stack.dispatchers[0].signal_terminate();
+    stack.dispatchers[1].restart().await;
+    receiver.until(2).await;
+    stack.publish(&Event::example(BookingCreated).to("user_1").id("after")).await;
+    receiver.until(4).await;
+    gate.open();
+    assert_eq!(stack.dispatchers[0].wait_ended(BOUND).await.code(), Some(0));
+
+    for webhook in [&first, &second] {
+        settled(&stack, webhook, 2).await;
+    }
+    assert_eq!(receiver.requests().len(), 4, "a delivery was made twice");
+}
+
 #[tokio::test]
 async fn a_receiver_that_hangs_cannot_hold_a_shutdown_beyond_the_timeout() {
     let mut stack = Stack::builder().env("LOK__DELIVERY__TIMEOUT", "2s").start().await;

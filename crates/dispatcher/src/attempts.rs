@@ -120,8 +120,8 @@ struct Made {
 }
 
 impl Attempts {
-    /// Waits for the webhook's other requests as long as is of use, and for what all share as long as `patience` is. That is
-    /// much longer: parked, a job would come back behind those that came later. But not for ever: nobody may hold a message longer than a lost one is waited for. While
+    /// Waits for the webhook's other requests as long as is of use, and for what all share as long as `patience` is. Parked
+    /// for the sake of what all share, a job would come back behind those that came later. But nobody may hold a message longer than a lost one is waited for. While
     /// the database is away nothing moves: a job that was parked would only come back.
     pub(crate) async fn wait_for_turn(
         &self,

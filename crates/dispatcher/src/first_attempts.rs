@@ -277,7 +277,9 @@ impl FirstAttempts {
     /// Nothing can be done with it, now or later: its job goes to where operators look.
     async fn set_aside(&self, first: &First, reason: &str) -> Result<Confirmed, Stopping> {
         match self.write_pending(first, Duration::ZERO).await {
-            Ok(_) => match self.attempts.abandon(&first.job, UNDELIVERABLE).await {
+            // Whoever has written it, or stands in for it, goes on with it.
+            Ok(false) => {}
+            Ok(true) => match self.attempts.abandon(&first.job, UNDELIVERABLE).await {
                 Err(NotDone::Stopping) => return Err(Stopping),
                 Err(NotDone::SetAside(refusal)) => error!(
                     delivery.id = %first.job.delivery,

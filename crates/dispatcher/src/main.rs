@@ -228,7 +228,8 @@ impl Stages<'_> {
             attempts,
             first_attempts,
             entering: Semaphore::new(ENTERING),
-            patience: delivery.timeout.0,
+            // Copies of an event that wait longer than that find what was written.
+            patience: self.park_delays().delay(0).min(delivery.timeout.0) / 2,
             spreading: Semaphore::new(1),
             inline_fan_out: delivery.inline_fan_out as usize,
             batch_messages: delivery.fan_out_prefetch.into(),

@@ -187,7 +187,9 @@ settings! {
         /// Deliveries of one event whose first attempts are made by the dispatcher that fans it out; those of an event with more are
         /// spread over all dispatchers.
         inline_fan_out: u32 = 1000,
-        /// Longest time that an event's message is held for a request under way; then another message stands for its delivery.
+        /// Longest time that an event's message is held for one of its deliveries: in which it waits for what all webhooks share, and then
+        /// is under way. Then another message stands for it. With more than the first of `park_delays`, less a second, every first attempt
+        /// looks for a row first.
         hold: Span = Span::millis(500),
         /// Bodies up to this size travel with every attempt; larger ones are read when it is made.
         inline_body: Size = Size(16 * 1024),

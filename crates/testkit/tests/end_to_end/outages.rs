@@ -148,6 +148,8 @@ async fn an_attempt_whose_commit_was_not_answered_is_followed_by_the_next() {
     stack.publish(&Event::example(BookingCreated).to("user_1")).await;
     receiver.until(1).await;
 
+    // A request that takes long has a row, on which its attempt is recorded.
+    counts_one(&stack.database.connect().await, "SELECT count(*) FROM deliveries").await;
     let lock = "SELECT FROM deliveries FOR UPDATE";
     unanswered(&stack, lock, "SELECT count(*) FROM deliveries WHERE attempts = 1", async || gate.open())
         .await;

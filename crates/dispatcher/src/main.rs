@@ -228,8 +228,8 @@ impl Stages<'_> {
             attempts,
             first_attempts,
             entering: Semaphore::new(ENTERING),
-            // Copies of an event that wait longer than that find what was written.
-            patience: self.park_delays().delay(0).min(delivery.timeout.0) / 2,
+            // Shorter, a backlog of events for many webhooks each would become jobs.
+            patience: delivery.timeout.0,
             spreading: Semaphore::new(1),
             inline_fan_out: delivery.inline_fan_out as usize,
             batch_messages: delivery.fan_out_prefetch.into(),

@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use bytes::Bytes;
 use domain::protocol::{DeliveryStatus, Fence, Taken, Ticket};
 use domain::retry::AttemptNumber;
 use domain::{DeliveryId, EventId, Timestamp, WebhookId};
-use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
 use isolation::{Isolation, MAY_TAKE, Stopping, Work};
 use metrics::counter;
@@ -207,7 +206,7 @@ impl FanOutStage {
         // All of them, whatever becomes of one: a message that is given back with a request on the wire is made again.
         let (mut settled, mut panicked) = (Ok(Confirmed::nothing_to_publish()), None);
         for attempt in under_way {
-            match AssertUnwindSafe(attempt.settled()).catch_unwind().await {
+            match attempt.settled().await {
                 Ok(this) => settled = settled.and_then(|proof| Ok(proof.and(this?))),
                 Err(panic) => panicked = Some(panic),
             }

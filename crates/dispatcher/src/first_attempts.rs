@@ -1,6 +1,7 @@
 //! First attempts, made by the dispatcher that fans the event out: without a message for each.
 
-use std::panic::resume_unwind;
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use broker::{Confirmed, Held};
 use bytes::Bytes;
 use domain::Timestamp;
 use domain::protocol::{LOOK_HOLDS, Taken};
+use futures_util::FutureExt as _;
 use isolation::{Isolation, Stopping};
 use store::Unwritten as Found;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -79,32 +81,26 @@ pub(crate) struct Look {
     pub(crate) at: Instant,
 }
 
+/// What became of a first attempt: for its event's message, or that it panicked.
+type Settled = Result<Result<Confirmed, Stopping>, Panic>;
+
+/// What a panic said.
+pub(crate) type Panic = Box<dyn Any + Send>;
+
 /// Who waits for a first attempt.
-type Tell = oneshot::Sender<Result<Confirmed, Stopping>>;
+type Tell = oneshot::Sender<Settled>;
 
 /// A first attempt on its way.
-pub(crate) struct UnderWay {
-    settled: oneshot::Receiver<Result<Confirmed, Stopping>>,
-    task: tokio::task::JoinHandle<()>,
-}
+pub(crate) struct UnderWay(oneshot::Receiver<Settled>);
 
 impl UnderWay {
     /// Waits until the event's message need not be held for this delivery any more: what became of it is committed and
     /// confirmed, or another message stands for it.
     ///
     /// # Errors
-    /// The process is stopping.
-    ///
-    /// # Panics
     /// The attempt panicked.
-    pub(crate) async fn settled(self) -> Result<Confirmed, Stopping> {
-        match self.settled.await {
-            Ok(settled) => settled,
-            Err(_) => match self.task.await {
-                Err(ended) if ended.is_panic() => resume_unwind(ended.into_panic()),
-                _ => Err(Stopping),
-            },
-        }
+    pub(crate) async fn settled(self) -> Settled {
+        self.0.await.unwrap_or(Ok(Err(Stopping)))
     }
 }
 
@@ -113,22 +109,23 @@ impl FirstAttempts {
     pub(crate) fn start(self: &Arc<Self>, first: First, room: OwnedSemaphorePermit) -> UnderWay {
         let (tell, settled) = oneshot::channel();
         let this = self.clone();
-        let task = self.tasks.spawn(async move {
-            this.make(&first, tell).await;
+        self.tasks.spawn(async move {
+            let mut tell = Some(tell);
+            let made = AssertUnwindSafe(this.make(&first, &mut tell)).catch_unwind().await;
             drop(room);
+            if let Some(tell) = tell {
+                let _ = tell.send(made);
+            }
         });
-        UnderWay { settled, task }
+        UnderWay(settled)
     }
 
-    async fn make(&self, first: &First, tell: Tell) {
+    async fn make(&self, first: &First, tell: &mut Option<Tell>) -> Result<Confirmed, Stopping> {
         let Some(claim) = self.attempts.claims.claim(first.job.delivery, first.job.ticket.attempt).await
         else {
-            let _ = tell.send(Ok(Confirmed::nothing_to_publish()));
-            return;
+            return Ok(Confirmed::nothing_to_publish());
         };
-        let mut tell = Some(tell);
-        let worked = self.work(first, &mut tell).await;
-        let done = match worked {
+        match self.work(first, tell).await {
             Ok(Worked::HandedOver(proof)) => {
                 claim.handed_over(first.job.ticket.attempt);
                 Ok(proof)
@@ -136,9 +133,6 @@ impl FirstAttempts {
             Ok(Worked::Over(proof)) => Ok(proof),
             Err(NotDone::SetAside(reason)) => self.set_aside(first, &reason).await,
             Err(NotDone::Stopping) => Err(Stopping),
-        };
-        if let Some(tell) = tell {
-            let _ = tell.send(done);
         }
     }
 
@@ -196,7 +190,7 @@ impl FirstAttempts {
                     let failed = match stood_in {
                         Ok(proof) => {
                             if let Some(proof) = proof && let Some(tell) = tell.take() {
-                                let _ = tell.send(Ok(proof));
+                                let _ = tell.send(Ok(Ok(proof)));
                             }
                             None
                         }

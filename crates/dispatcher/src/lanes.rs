@@ -215,7 +215,8 @@ impl LaneUse {
         self.has_place = false;
     }
 
-    /// Whoever has it now keeps it too: what is lent is bounded by the webhook's part of the memory.
+    /// Whoever has it now keeps it too: a webhook is above its bound by as many as its part of the memory holds at most. To wait
+    /// for a place with memory and a place among the slow in hand could be for ever.
     fn take_place_back(&mut self) {
         self.shared.places().take(self.webhook);
         self.has_place = true;

@@ -173,7 +173,7 @@ settings! {
         timeout: Span = Span::secs(10),
         /// Requests on the wire per dispatcher.
         max_in_flight: u32 = 768,
-        /// Requests on the wire for one webhook per dispatcher.
+        /// Requests on the wire for one webhook per dispatcher. With large bodies that wait for memory a few more.
         max_in_flight_per_webhook: u32 = 32,
         /// Longest wait of an attempt for its webhook's turn before it is parked on the broker.
         max_wait: Span = Span::millis(500),

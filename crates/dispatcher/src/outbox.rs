@@ -41,18 +41,23 @@ impl Outbox {
     /// Hands jobs over to be made now.
     pub(crate) async fn deliver(&self, jobs: impl IntoIterator<Item = DeliveryJob>) -> Confirmed {
         let queue = self.names.deliver_queue();
-        let publishing =
-            jobs.into_iter().map(|job| self.publisher.publish_until_confirmed(to_queue(&queue, &job)));
-        let each = join_all(publishing).await;
-        each.into_iter().fold(Confirmed::nothing_to_publish(), Confirmed::and)
+        self.publish_all(jobs.into_iter().map(|job| to_queue(&queue, &job))).await
     }
 
     /// Hands jobs over of which an earlier holder may have done part.
     pub(crate) async fn deliver_again(&self, jobs: impl IntoIterator<Item = DeliveryJob>) -> Confirmed {
         let queue = self.names.deliver_queue();
-        let message = |job: DeliveryJob| to_queue(&queue, &job).redelivered();
-        let publishing = jobs.into_iter().map(|job| self.publisher.publish_until_confirmed(message(job)));
-        let each = join_all(publishing).await;
+        self.publish_all(jobs.into_iter().map(|job| to_queue(&queue, &job).redelivered())).await
+    }
+
+    /// Hands jobs over to be made after the shortest delay.
+    pub(crate) async fn deliver_later(&self, jobs: impl IntoIterator<Item = DeliveryJob>) -> Confirmed {
+        let queue = self.names.park_queue(self.delay(0));
+        self.publish_all(jobs.into_iter().map(|job| to_queue(&queue, &job))).await
+    }
+
+    async fn publish_all(&self, messages: impl Iterator<Item = Message>) -> Confirmed {
+        let each = join_all(messages.map(|message| self.publisher.publish_until_confirmed(message))).await;
         each.into_iter().fold(Confirmed::nothing_to_publish(), Confirmed::and)
     }
 

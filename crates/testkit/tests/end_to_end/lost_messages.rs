@@ -182,8 +182,8 @@ async fn what_is_put_back_while_the_first_message_still_exists_is_delivered_once
         (stack.depth(&fan_out).await > 0).then_some(())
     })
     .await;
-    stack.dispatchers[0].restart().await;
     receiver.answer(Reply::status(200).when_open(&gate));
+    stack.dispatchers[0].restart().await;
     has_deliveries(&stack, &webhook, 20).await;
     stack.dispatchers[0].kill9();
     let overdue = "UPDATE deliveries SET next_attempt_at = next_attempt_at - interval '30 minutes'

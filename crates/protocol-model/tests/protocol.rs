@@ -100,14 +100,6 @@ fn one_fault_from_the_first_job_on_without_a_reconciler() {
     );
 }
 
-#[test]
-#[ignore = "takes minutes"]
-fn a_crash_while_the_first_of_two_attempts_is_made() {
-    let protocol = Protocol::with_attempts(2).from_fan_out().with_stand_ins();
-    let checking = protocol.with_faults(1, &[FaultKind::Crash]).checker().threads(2);
-    checking.finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join().assert_properties();
-}
-
 /// With one attempt no job follows the record.
 #[test]
 fn a_stand_in_makes_the_attempt_of_a_dispatcher_that_died() {

@@ -97,10 +97,11 @@ async fn a_batch_does_not_mix_messages_of_two_channels() {
             let all_old = batch.messages().iter().all(|message| !message.redelivered);
             let all_new = batch.messages().iter().all(|message| message.redelivered);
             assert!(all_old || all_new, "one channel a batch");
+            // The connection may be cut a moment later than it was asked for: until then an old batch could be acknowledged.
             if all_new {
                 seen.extend(batch.messages().iter().map(|message| number(&message.body)));
+                batch.ack(Confirmed::nothing_to_publish());
             }
-            batch.ack(Confirmed::nothing_to_publish());
         }
         drop(consumer);
         broker.close(DEADLINE).await;

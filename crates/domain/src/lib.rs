@@ -11,6 +11,7 @@ pub mod pace;
 pub mod protocol;
 pub mod redaction;
 pub mod retry;
+pub mod shard;
 pub mod signature;
 pub mod timestamp;
 pub mod webhook_url;

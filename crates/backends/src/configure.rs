@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use broker::{Backoff, Broker, BrokerConfig, BrokerError, Topology};
 use domain::pace::ParkDelays;
+use domain::shard::Shards;
 use service::Settings;
 use store::{KeyError, SecretKeys, Store, StoreConfig, StoreError};
 use wire::Names;
@@ -32,9 +33,12 @@ pub fn check(settings: &Settings) -> Result<(), ConfigureError> {
     Ok(broker::check_url(url.expose())?)
 }
 
-/// The exchange and queue names behind the configured prefix.
+/// The exchange and queue names behind the configured prefix, with the configured shards.
 pub fn names(settings: &Settings) -> Names {
-    Names::new(settings.amqp.prefix.as_str())
+    let amqp = &settings.amqp;
+    Names::new(amqp.prefix.as_str())
+        .with_shards(Shards::new(amqp.shards))
+        .draining(Shards::new(amqp.drain_shards))
 }
 
 /// How late something is that can only be lost: longer than anyone holds a message, and some more.
@@ -116,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_topology_follows_the_prefix_and_the_retry_schedule() {
+    fn the_topology_follows_the_prefix_the_retry_schedule_and_the_shards() {
         let mut settings = Settings::default();
         settings.amqp.prefix = "t1.".to_owned();
         settings.delivery.retry_delays = List(vec![Span::secs(1), Span::secs(2)]);
@@ -125,6 +129,14 @@ mod tests {
         assert!(queues.contains(&"t1.webhooks.retry.1s"), "{queues:?}");
         assert!(queues.contains(&"t1.webhooks.retry.2s"), "{queues:?}");
         assert!(queues.contains(&"t1.webhooks.park.30s"), "{queues:?}");
+        assert!(!queues.contains(&"t1.webhooks.deliver.s1"), "{queues:?}");
+
+        settings.amqp.shards = 2;
+        settings.amqp.drain_shards = 3;
+        let topology = super::topology(&settings);
+        let queues: Vec<_> = topology.queue_names().collect();
+        assert!(queues.contains(&"t1.webhooks.deliver.s2"), "{queues:?}");
+        assert!(!queues.contains(&"t1.webhooks.deliver.s3"), "{queues:?}");
     }
 
     #[test]

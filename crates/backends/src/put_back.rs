@@ -42,9 +42,10 @@ impl PutBack<'_> {
     /// Puts back some deliveries; returns how many, 0 when there are no more.
     pub async fn deliveries(&mut self, lost: Lost) -> Result<usize, PutBackError> {
         let jobs = self.session.reissue_overdue(lost, DELIVERIES_AT_ONCE, self.clock.now()).await?;
-        let queue = self.names.deliver_queue();
-        let messages =
-            jobs.iter().map(|job| Message::to_queue(&queue, to_job(job).encode()).content_type(PROTOBUF));
+        let messages = jobs.iter().map(|job| {
+            let queue = self.names.of_webhook(job.webhook).deliver_queue();
+            Message::to_queue(queue, to_job(job).encode()).content_type(PROTOBUF)
+        });
         let _ = self.publisher.publish_all(messages).await?;
         Ok(jobs.len())
     }
@@ -52,10 +53,11 @@ impl PutBack<'_> {
     /// Puts back some of these events; returns how many, 0 when there are no more.
     pub async fn events(&mut self, lost: Lost, which: LostEvents) -> Result<usize, PutBackError> {
         let events = self.session.requeue_events(lost, which, EVENTS_AT_ONCE, self.clock.now()).await?;
-        let (count, queue) = (events.len(), self.names.fan_out_queue());
-        let messages = FanOut::grouped(events.into_iter().map(to_fan_out))
-            .into_iter()
-            .map(|fan_out| Message::to_queue(&queue, fan_out.encode()).content_type(PROTOBUF).redelivered());
+        let count = events.len();
+        let messages = FanOut::grouped(events.into_iter().map(to_fan_out)).into_iter().map(|fan_out| {
+            let queue = self.names.of_events(&fan_out.events).fan_out_queue();
+            Message::to_queue(queue, fan_out.encode()).content_type(PROTOBUF).redelivered()
+        });
         let _ = self.publisher.publish_all(messages).await?;
         Ok(count)
     }

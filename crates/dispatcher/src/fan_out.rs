@@ -113,7 +113,9 @@ impl FanOutStage {
                     from_before.extend(came(decoded.events, Came::Waited));
                 }
                 // The first may be in somebody's hands: looked at later, the rows will tell.
-                Ok(_) if message.may_be_copy => proof = proof.and(self.outbox.park_fan_out(message).await),
+                Ok(decoded) if message.may_be_copy => {
+                    proof = proof.and(self.outbox.park_fan_out(message, &decoded.events).await);
+                }
                 Ok(decoded) => fresh.extend(decoded.events),
                 Err(error) => {
                     let message = message.forward_to(self.isolation.queue());

@@ -146,7 +146,7 @@ struct Stages<'a> {
 }
 
 impl Stages<'_> {
-    /// Starts both stages, each with its isolated queue. They end after `shutdown` said so, when their work is done.
+    /// Starts both stages, each with the queues of all shards and its isolated queue. They end after `shutdown` said so, when their work is done.
     fn start(self, shutdown: &service::Shutdown) -> Vec<JoinHandle<()>> {
         let (delivery, tasks, stopping) = (&self.settings.delivery, shutdown.tasks(), shutdown.soft());
         let names = Arc::new(backends::names(self.settings));
@@ -164,23 +164,28 @@ impl Stages<'_> {
             tasks: tasks.clone(),
         });
         let fan_out = Arc::new(self.fan_out(&names, attempts.clone(), first_attempts, of_events.clone()));
-        let events = self.consumer(names.fan_out_queue(), delivery.fan_out_prefetch);
+        let events = names.all_shards().map(|shard| shard.fan_out_queue()).collect();
+        let events = self.consumers(events, delivery.fan_out_prefetch);
         let deliver = Arc::new(DeliverStage {
             attempts,
-            probes: Probes::new(self.store.clone(), names.deliver_queue()),
+            probes: Probes::new(self.store.clone()),
             isolation: of_jobs.clone(),
             patience: delivery.timeout.0,
         });
-        let jobs = self.consumer(names.deliver_queue(), delivery.prefetch);
+        let jobs = names.all_shards().map(|shard| shard.deliver_queue()).collect();
+        let jobs = self.consumers(jobs, delivery.prefetch);
 
         self.background.spawn(fan_out.subscriptions.clone().follow_changes(stopping.clone()));
         self.background.spawn(self.reconciler(&names).run(stopping.clone()));
-        vec![
+        let mut running = vec![
             tasks.spawn(of_events.run(fan_out.clone(), isolated_events)),
-            tasks.spawn(fan_out.run(events, stopping.clone())),
             tasks.spawn(of_jobs.run(deliver.clone(), isolated_jobs)),
-            tasks.spawn(deliver.run(jobs, tasks.clone())),
-        ]
+        ];
+        for (events, jobs) in events.into_iter().zip(jobs) {
+            running.push(tasks.spawn(fan_out.clone().run(events, stopping.clone())));
+            running.push(tasks.spawn(deliver.clone().run(jobs, tasks.clone())));
+        }
+        running
     }
 
     fn reconciler(&self, names: &Arc<Names>) -> Reconciler {
@@ -222,7 +227,7 @@ impl Stages<'_> {
                 cache.max_age.0,
             ),
             outbox: self.outbox(names),
-            probes: Probes::new(self.store.clone(), names.fan_out_queue()),
+            probes: Probes::new(self.store.clone()),
             isolation,
             clock: self.clock.clone(),
             attempts,
@@ -275,6 +280,18 @@ impl Stages<'_> {
     fn consumer(&self, queue: String, prefetch: u16) -> broker::Consumer {
         self.broker.consumer(queue, ConsumerConfig { prefetch, tag: INFO.name.to_owned() })
     }
+
+    /// Consumers that take ahead together what one would.
+    fn consumers(&self, queues: Vec<String>, prefetch: u16) -> Vec<broker::Consumer> {
+        let parts = parts(prefetch, queues.len());
+        queues.into_iter().zip(parts).map(|(queue, prefetch)| self.consumer(queue, prefetch)).collect()
+    }
+}
+
+/// Divides what may be taken ahead: each part is one at least.
+fn parts(whole: u16, count: usize) -> impl Iterator<Item = u16> {
+    let count = u16::try_from(count).unwrap_or(u16::MAX).max(1);
+    (0..count).map(move |part| (whole / count + u16::from(part < whole % count)).max(1))
 }
 
 fn address_policy(settings: &Settings) -> AddressPolicy {
@@ -316,4 +333,18 @@ fn egress_config(settings: &Settings) -> anyhow::Result<EgressConfig> {
         },
         ca_file: egress.ca_file.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_consumers_take_ahead_what_one_would_and_each_takes_something() {
+        let parts = |whole, count| parts(whole, count).collect::<Vec<_>>();
+        assert_eq!(parts(2000, 1), [2000]);
+        assert_eq!(parts(64, 4), [16; 4]);
+        assert_eq!(parts(11, 4), [3, 3, 3, 2]);
+        assert_eq!(parts(2, 4), [1; 4]);
+    }
 }

@@ -9,7 +9,7 @@ use domain::protocol::Taken;
 use futures_util::future::join_all;
 use metrics::counter;
 use wire::names::{ERROR_HEADER, WAITED_HEADER};
-use wire::{DeliveryJob, Names, PROTOBUF};
+use wire::{DeliveryJob, FanOutEvent, Names, PROTOBUF};
 
 /// How much longer than the longest request a stand-in stays away: for the record to be written.
 const STAND_IN_MARGIN: Duration = Duration::from_secs(1);
@@ -40,20 +40,25 @@ impl Outbox {
 
     /// Hands jobs over to be made now.
     pub(crate) async fn deliver(&self, jobs: impl IntoIterator<Item = DeliveryJob>) -> Confirmed {
-        let queue = self.names.deliver_queue();
-        self.publish_all(jobs.into_iter().map(|job| to_queue(&queue, &job))).await
+        self.publish_all(jobs.into_iter().map(|job| self.now(&job))).await
     }
 
     /// Hands jobs over of which an earlier holder may have done part.
     pub(crate) async fn deliver_again(&self, jobs: impl IntoIterator<Item = DeliveryJob>) -> Confirmed {
-        let queue = self.names.deliver_queue();
-        self.publish_all(jobs.into_iter().map(|job| to_queue(&queue, &job).redelivered())).await
+        self.publish_all(jobs.into_iter().map(|job| self.now(&job).redelivered())).await
     }
 
     /// Hands jobs over to be made after the shortest delay.
     pub(crate) async fn deliver_later(&self, jobs: impl IntoIterator<Item = DeliveryJob>) -> Confirmed {
-        let queue = self.names.park_queue(self.delay(0));
-        self.publish_all(jobs.into_iter().map(|job| to_queue(&queue, &job))).await
+        self.publish_all(jobs.into_iter().map(|job| self.parked(&job, self.delay(0)))).await
+    }
+
+    fn now(&self, job: &DeliveryJob) -> Message {
+        to_queue(self.names.of_webhook(job.webhook).deliver_queue(), job)
+    }
+
+    fn parked(&self, job: &DeliveryJob, delay: Duration) -> Message {
+        to_queue(self.names.of_webhook(job.webhook).park_queue(delay), job)
     }
 
     async fn publish_all(&self, messages: impl Iterator<Item = Message>) -> Confirmed {
@@ -61,16 +66,17 @@ impl Outbox {
         each.into_iter().fold(Confirmed::nothing_to_publish(), Confirmed::and)
     }
 
-    /// Has an event's message come again after the shortest delay, as one that has waited.
-    pub(crate) async fn park_fan_out(&self, message: &Received) -> Confirmed {
-        let queue = self.names.fan_out_park_queue(self.delay(0));
+    /// Has a message of these events come again after the shortest delay, as one that has waited.
+    pub(crate) async fn park_fan_out(&self, message: &Received, events: &[FanOutEvent]) -> Confirmed {
+        let queue = self.names.of_events(events).fan_out_park_queue(self.delay(0));
         let waiting = message.forward_to(queue).header(WAITED_HEADER, "true");
         self.publisher.publish_until_confirmed(waiting).await
     }
 
     /// Hands a job over to be made after `delay`.
     pub(crate) async fn retry(&self, job: &DeliveryJob, delay: Duration) -> Confirmed {
-        self.publisher.publish_until_confirmed(to_queue(&self.names.retry_queue(delay), job)).await
+        let queue = self.names.of_webhook(job.webhook).retry_queue(delay);
+        self.publisher.publish_until_confirmed(to_queue(queue, job)).await
     }
 
     /// How long a job is parked on this rung of the ladder.
@@ -82,7 +88,7 @@ impl Outbox {
     /// attempt.
     pub(crate) async fn park_for(&self, job: &DeliveryJob, taken: Taken, rung: usize) -> Confirmed {
         counter!("deliveries_parked_total").increment(1);
-        let message = to_queue(&self.names.park_queue(self.delay(rung)), job);
+        let message = self.parked(job, self.delay(rung));
         self.publisher
             .publish_until_confirmed(match taken {
                 Taken::First => message,
@@ -99,19 +105,18 @@ impl Outbox {
     /// Parks a job that stands in for a request on the wire: it comes out when the request is over and recorded, and
     /// then there is nothing left to do, unless whoever sent it has died.
     pub(crate) async fn stand_in(&self, job: &DeliveryJob) -> Confirmed {
-        let queue = self.names.park_queue(self.stand_in_delay());
-        self.publisher.publish_until_confirmed(to_queue(&queue, job)).await
+        self.publisher.publish_until_confirmed(self.parked(job, self.stand_in_delay())).await
     }
 
     /// Tells operators of a delivery that failed for good. The body is left out: it may be personal.
     pub(crate) async fn dead(&self, job: &DeliveryJob, reason: &str) -> Confirmed {
         let job = DeliveryJob { body: None, ..job.clone() };
         self.publisher
-            .publish_until_confirmed(to_queue(&self.names.dead_queue(), &job).header(ERROR_HEADER, reason))
+            .publish_until_confirmed(to_queue(self.names.dead_queue(), &job).header(ERROR_HEADER, reason))
             .await
     }
 }
 
-fn to_queue(queue: &str, job: &DeliveryJob) -> Message {
+fn to_queue(queue: String, job: &DeliveryJob) -> Message {
     Message::to_queue(queue, job.encode()).content_type(PROTOBUF)
 }

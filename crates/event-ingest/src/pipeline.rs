@@ -168,10 +168,10 @@ impl Pipeline {
     }
 
     async fn fan_out(&self, events: &[FanOutEvent], elsewhere: Elsewhere) -> Result<Confirmed, Stopping> {
-        let queue = self.names.fan_out_queue();
         let publish = |chunk: &&[FanOutEvent]| {
             let body = FanOut { events: chunk.to_vec() }.encode();
-            let message = Message::to_queue(&queue, body).content_type(PROTOBUF);
+            let queue = self.names.of_events(chunk).fan_out_queue();
+            let message = Message::to_queue(queue, body).content_type(PROTOBUF);
             self.outbox.publish(match elsewhere {
                 Elsewhere::No => message,
                 Elsewhere::Perhaps => message.may_be_copy(),

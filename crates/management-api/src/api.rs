@@ -7,6 +7,7 @@ use ring::rand::SystemRandom;
 use service::Clock;
 use service::settings::Api as HttpSettings;
 use store::{ManualLimits, Store};
+use wire::Names;
 
 use crate::answers::AnswerMemory;
 use crate::rate::Rates;
@@ -19,7 +20,7 @@ pub(crate) struct Api {
     /// Publishes the deliveries of test events.
     pub(crate) publisher: Publisher,
     /// Where they go.
-    pub(crate) deliver_queue: String,
+    pub(crate) names: Names,
     /// Bodies up to this many bytes travel with a delivery.
     pub(crate) inline_body: usize,
     /// Checks bearer tokens.

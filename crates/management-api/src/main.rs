@@ -107,7 +107,7 @@ fn api(settings: &Settings, verifier: Verifier, store: Store, broker: &Broker, c
     Api {
         store,
         publisher: broker.publisher(PublisherConfig::default()),
-        deliver_queue: backends::names(settings).deliver_queue(),
+        names: backends::names(settings),
         inline_body: settings.delivery.inline_body.0,
         verifier,
         urls: UrlPolicy {

@@ -136,7 +136,8 @@ impl Sample {
 /// again, and must not get two.
 async fn publish(api: &Api, sample: &Sample) -> Result<(), Problem> {
     let job = sample.job(api.inline_body).encode();
-    let message = Message::to_queue(api.deliver_queue.as_str(), job).content_type(PROTOBUF);
+    let queue = api.names.of_webhook(sample.delivery.webhook).deliver_queue();
+    let message = Message::to_queue(queue, job).content_type(PROTOBUF);
     let published = timeout(PUBLISH_WAIT, api.publisher.publish(message)).await;
     let error = match published {
         Ok(Ok(_confirmed)) => return Ok(()),

@@ -85,6 +85,10 @@ settings! {
         url: Option<Secret> = None,
         /// Put before every exchange and queue name, so that several stacks share a broker.
         prefix: String = String::new(),
+        /// Queues of a kind between event-ingest and the requests, of which each carries a part: where one quorum queue is the limit.
+        shards: u16 = 1,
+        /// Shards that are worked off at least: what `shards` was, after it was lowered, until those that are gone are empty.
+        drain_shards: u16 = 1,
         /// Declare exchange and queues at every connect. Without, the process needs no right to: others have to.
         declare: bool = true,
         /// Interval of heartbeats.
@@ -180,9 +184,9 @@ settings! {
         /// How long attempts stay parked, the shortest first. A longer one is for a receiver that has not answered for that long; the last
         /// has to be longer than an attempt takes.
         park_delays: List<Span> = List(vec![Span::secs(5), Span::secs(30), Span::secs(120)]),
-        /// Attempts taken ahead from the broker.
+        /// Attempts taken ahead from the broker, of all shards together; one of each at least.
         prefetch: u16 = 2000,
-        /// Fan-out messages taken ahead from the broker.
+        /// Fan-out messages taken ahead from the broker, of all shards together; one of each at least.
         fan_out_prefetch: u16 = 64,
         /// Deliveries of one event whose first attempts are made by the dispatcher that fans it out; those of an event with more are
         /// spread over all dispatchers.
@@ -342,6 +346,9 @@ pub enum LogFormat {
 /// Bodies and batches are held in memory.
 const MAX_BODY: u64 = 1024 * 1024 * 1024;
 
+/// Each is at least seven queues, and a consumer and a probe for two of them.
+const MAX_SHARDS: u64 = 64;
+
 fn bytes(size: Size) -> u64 {
     u64::try_from(size.0).unwrap_or(u64::MAX)
 }
@@ -356,6 +363,8 @@ impl Settings {
             }
         };
         bound("database.pool_size", self.database.pool_size.into(), 1, 1000);
+        bound("amqp.shards", self.amqp.shards.into(), 1, MAX_SHARDS);
+        bound("amqp.drain_shards", self.amqp.drain_shards.into(), 1, MAX_SHARDS);
         bound("api.workers", self.api.workers.into(), 1, 256);
         bound("api.max_connections", self.api.max_connections.into(), 1, 1_000_000);
         bound("api.body_limit", bytes(self.api.body_limit), 1024, MAX_BODY);

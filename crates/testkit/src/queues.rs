@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use broker::{Backoff, Broker, BrokerConfig};
 use domain::pace::ParkDelays;
+use domain::shard::Shards;
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use lapin::{Connection, ConnectionProperties};
 use tokio_postgres::{Client, NoTls};
@@ -29,19 +30,25 @@ pub struct TestQueues {
     prefix: String,
     retry_delays: Vec<Duration>,
     park_delays: ParkDelays,
+    shards: Shards,
 }
 
 impl TestQueues {
     /// Reserves a prefix. Nothing is declared: services do that.
     pub async fn reserve(retry_delays: Vec<Duration>, park_delays: impl Into<ParkDelays>) -> Self {
-        Self::reserve_on(&Servers::shared(), retry_delays, park_delays.into()).await
+        Self::reserve_on(&Servers::shared(), retry_delays, park_delays.into(), Shards::ONE).await
     }
 
-    /// The same on these servers.
-    pub async fn reserve_on(servers: &Servers, retry_delays: Vec<Duration>, park_delays: ParkDelays) -> Self {
-        let run = run_id::new();
-        let queues =
-            Self { servers: servers.clone(), prefix: format!("t_{run}."), run, retry_delays, park_delays };
+    /// The same on these servers, with so many shards.
+    pub async fn reserve_on(
+        servers: &Servers,
+        retry_delays: Vec<Duration>,
+        park_delays: ParkDelays,
+        shards: Shards,
+    ) -> Self {
+        let (servers, run) = (servers.clone(), run_id::new());
+        let prefix = format!("t_{run}.");
+        let queues = Self { servers: servers.clone(), prefix, run, retry_delays, park_delays, shards };
         if !servers.are_shared() {
             return queues;
         }
@@ -61,7 +68,7 @@ impl TestQueues {
 
     /// The names behind the prefix.
     pub fn names(&self) -> Names {
-        Names::new(self.prefix.clone())
+        Names::new(self.prefix.clone()).with_shards(self.shards)
     }
 
     /// The topology that services with the same settings declare.

@@ -6,6 +6,7 @@ use std::fmt;
 use broker::{Broker, Message, Publisher, PublisherConfig};
 use domain::EventType;
 use domain::pace::ParkDelays;
+use domain::shard::Shards;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
 
@@ -141,10 +142,12 @@ impl StackBuilder {
 /// Reserves a prefix for the topology that services with this environment declare.
 async fn reserve_queues(servers: &Servers, environment: &BTreeMap<String, String>) -> TestQueues {
     let settings = service::settings::load(environment, &[]);
-    let delivery = settings.unwrap_or_else(|error| panic!("the test's settings: {error}")).delivery;
+    let settings = settings.unwrap_or_else(|error| panic!("the test's settings: {error}"));
+    let (amqp, delivery) = (settings.amqp, settings.delivery);
+    let shards = Shards::new(amqp.shards.max(amqp.drain_shards));
     let retry_delays = delivery.retry_delays.0.iter().map(|delay| delay.0).collect();
     let park_delays = delivery.park_delays.0.iter().map(|delay| delay.0);
-    TestQueues::reserve_on(servers, retry_delays, ParkDelays::new(park_delays)).await
+    TestQueues::reserve_on(servers, retry_delays, ParkDelays::new(park_delays), shards).await
 }
 
 /// 256 random bits as text.

@@ -16,8 +16,8 @@ const DELIVERY_LIMIT: u32 = 1000;
 /// Final failures kept for operators to look at.
 const DEAD_MESSAGES: u32 = 100_000;
 
-/// The platform's topology, with one retry queue for every delay of the schedule and one park queue for every
-/// rung of the ladder.
+/// The platform's topology. Every shard has one retry queue for every delay of the schedule and one park queue for every
+/// rung of the ladder: what comes out of them goes to the same shard.
 pub fn topology(names: &Names, retry_delays: &[Duration], park_delays: &ParkDelays) -> Topology {
     let rejected = names.rejected_queue();
     let work = |name: String| Queue::work_setting_aside(name, DELIVERY_LIMIT, &rejected);
@@ -25,9 +25,11 @@ pub fn topology(names: &Names, retry_delays: &[Duration], park_delays: &ParkDela
         .topic_exchange(names.events_exchange())
         .queue(Queue::work(&rejected))
         .queue(Queue::feed(names.dead_queue(), DEAD_MESSAGES))
-        .queue(work(names.ingest_queue()))
-        .queue(work(names.fan_out_queue()))
-        .queue(work(names.deliver_queue()))
+        .queue(work(names.ingest_queue()));
+    for shard in names.all_shards() {
+        topology = topology.queue(work(shard.fan_out_queue())).queue(work(shard.deliver_queue()));
+    }
+    topology = topology
         .queue(work(names.isolated_queue(&names.ingest_queue())))
         .queue(work(names.isolated_queue(&names.fan_out_queue())))
         .queue(work(names.isolated_queue(&names.deliver_queue())))
@@ -36,18 +38,24 @@ pub fn topology(names: &Names, retry_delays: &[Duration], park_delays: &ParkDela
     let mut delays = retry_delays.to_vec();
     delays.sort_unstable();
     delays.dedup();
-    for delay in delays {
-        topology = topology.queue(Queue::delay(names.retry_queue(delay), delay, names.deliver_queue()));
-    }
-    for delay in park_delays.all() {
-        topology = topology.queue(Queue::delay(names.park_queue(*delay), *delay, names.deliver_queue()));
-    }
     let shortest = park_delays.delay(0);
-    topology.queue(Queue::delay(names.fan_out_park_queue(shortest), shortest, names.fan_out_queue()))
+    for shard in names.all_shards() {
+        for delay in &delays {
+            topology = topology.queue(Queue::delay(shard.retry_queue(*delay), *delay, shard.deliver_queue()));
+        }
+        for delay in park_delays.all() {
+            topology = topology.queue(Queue::delay(shard.park_queue(*delay), *delay, shard.deliver_queue()));
+        }
+        let parked = Queue::delay(shard.fan_out_park_queue(shortest), shortest, shard.fan_out_queue());
+        topology = topology.queue(parked);
+    }
+    topology
 }
 
 #[cfg(test)]
 mod tests {
+    use domain::shard::Shards;
+
     use super::*;
 
     #[test]
@@ -74,5 +82,36 @@ mod tests {
                 "webhooks.fanout.park.5s",
             ]
         );
+    }
+
+    #[test]
+    fn every_shard_has_all_its_queues_and_what_waits_comes_back_to_its_own() {
+        let minute = Duration::from_secs(60);
+        let names = Names::default().with_shards(Shards::new(2)).draining(Shards::new(3));
+        let work = |name: &str| Queue::work_setting_aside(name, DELIVERY_LIMIT, "lokroom.events.rejected");
+        let delay = |name: &str, delay, target: &str| Queue::delay(name, delay, target);
+        let mut expected = Topology::default()
+            .topic_exchange("lokroom.events")
+            .queue(Queue::work("lokroom.events.rejected"))
+            .queue(Queue::feed("webhooks.dead", DEAD_MESSAGES))
+            .queue(work("ingest.events"));
+        for shard in ["", ".s1", ".s2"] {
+            expected = expected
+                .queue(work(&format!("webhooks.fanout{shard}")))
+                .queue(work(&format!("webhooks.deliver{shard}")));
+        }
+        expected = expected
+            .queue(work("ingest.events.isolated"))
+            .queue(work("webhooks.fanout.isolated"))
+            .queue(work("webhooks.deliver.isolated"))
+            .bind("ingest.events", "lokroom.events", "#");
+        for shard in ["", ".s1", ".s2"] {
+            let (fan_out, deliver) = (format!("webhooks.fanout{shard}"), format!("webhooks.deliver{shard}"));
+            expected = expected
+                .queue(delay(&format!("webhooks.retry.60s{shard}"), minute, &deliver))
+                .queue(delay(&format!("webhooks.park.5s{shard}"), minute / 12, &deliver))
+                .queue(delay(&format!("webhooks.fanout.park.5s{shard}"), minute / 12, &fan_out));
+        }
+        assert_eq!(topology(&names, &[minute], &ParkDelays::new([minute / 12])), expected);
     }
 }

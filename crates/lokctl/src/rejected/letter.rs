@@ -61,10 +61,11 @@ impl<'a> Letter<'a> {
         self.header(ERROR_HEADER).or_else(poison).unwrap_or_else(|| "no reason is given".to_owned())
     }
 
-    /// The queue of messages between our own services that it was taken from; `None` for events.
+    /// The queue of messages between our own services that it was taken from; `None` for events. Of a shard's queue the first
+    /// shard's: whatever became of the shard, that is worked off.
     fn internal_queue(&self) -> Option<String> {
         let queue = self.header(SOURCE_QUEUE_HEADER).or_else(|| self.received.headers.first_death_queue())?;
-        (queue != self.names.ingest_queue()).then_some(queue)
+        (queue != self.names.ingest_queue()).then(|| self.names.in_first_shard(&queue).to_owned())
     }
 
     /// The event's id, from the properties or the payload.
@@ -197,6 +198,9 @@ mod tests {
         let letter = Letter::new(&job, &names);
         assert_eq!(letter.destination(), Some(Destination::Queue("t.webhooks.deliver".to_owned())));
         assert_eq!(letter.code(), "poison");
+        let of_shard = received("…", &[("x-first-death-queue", "t.webhooks.deliver.s3")]);
+        let destination = Letter::new(&of_shard, &names).destination();
+        assert_eq!(destination, Some(Destination::Queue("t.webhooks.deliver".to_owned())));
         let event = received(r#"{"event":"booking.created"}"#, &[("x-first-death-queue", "t.ingest.events")]);
         assert_eq!(Letter::new(&event, &names).destination(), Some(exchange("booking.created")));
         let set_aside = received("…", &[(SOURCE_QUEUE_HEADER, "t.webhooks.fanout")]);

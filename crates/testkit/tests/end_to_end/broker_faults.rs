@@ -71,7 +71,7 @@ async fn a_queue_deleted_under_our_feet_is_there_again_and_worked_off() {
     // A failed attempt is made again within the test.
     let mut trial = Trial::start(Trial::builder().env("LOK__DELIVERY__RETRY_DELAYS", "300ms")).await;
     let names = trial.stack.queues().names();
-    let retry = names.retry_queue(Duration::from_millis(300));
+    let retry = names.first().retry_queue(Duration::from_millis(300));
     let connection =
         Connection::connect(&servers::amqp_url(), ConnectionProperties::default()).await.expect("the broker");
     let channel = connection.create_channel().await.expect("a channel");

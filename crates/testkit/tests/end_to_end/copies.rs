@@ -115,7 +115,7 @@ async fn a_fan_out_that_stands_many_times_on_the_queue_of_two_dispatchers_is_one
 
     let deliveries = settled(&stack, &webhook, 1).await;
     queue_is_empty(&stack, &queue).await;
-    queue_is_empty(&stack, &stack.queues().names().fan_out_park_queue(PARK_DELAY)).await;
+    queue_is_empty(&stack, &stack.queues().names().first().fan_out_park_queue(PARK_DELAY)).await;
     queue_is_empty(&stack, &queue).await;
     queue_is_empty(&stack, &stack.queues().names().deliver_queue()).await;
     assert_eq!(deliveries[0]["attempts"], 1);
@@ -171,7 +171,7 @@ async fn a_job_that_was_published_again_waits_for_the_first_to_be_over() {
         stack.publish_message(copy.may_be_copy()).await;
     }
     queue_is_empty(&stack, &deliver_queue).await;
-    let parked = stack.queues().names().park_queue(PARK_DELAY);
+    let parked = stack.queues().names().first().park_queue(PARK_DELAY);
     // Some wait in their dispatcher for the first to end, all others are on their way back.
     eventually("a copy is parked", DEADLINE, async || (stack.depth(&parked).await > 0).then_some(())).await;
     gate.open();

@@ -90,7 +90,7 @@ async fn is_stood_in_for(stack: &Stack) {
                 WHERE status = 'pending' AND attempts = 0 AND next_attempt_at > now() + interval '2 seconds'";
     eventually("it is written as pending", DEADLINE, async || (count(stack, sql).await == 1).then_some(()))
         .await;
-    let parked = stack.queues().names().park_queue(Duration::from_secs(10));
+    let parked = stack.queues().names().first().park_queue(Duration::from_secs(10));
     eventually("the stand-in is parked", DEADLINE, async || (stack.depth(&parked).await == 1).then_some(()))
         .await;
     events_are_done_with(stack, 1).await;

@@ -160,7 +160,7 @@ async fn a_retry_that_was_lost_is_made_when_it_is_due_and_counts_as_the_next_att
     receiver.answer_next(Reply::status(500));
     stack.publish(&events(1)[0]).await;
     receiver.until(1).await;
-    lose_all(&stack, &stack.queues().names().retry_queue(Duration::from_millis(1500)), 1).await;
+    lose_all(&stack, &stack.queues().names().first().retry_queue(Duration::from_millis(1500)), 1).await;
 
     let requests = receiver.until(2).await;
     assert_eq!(requests[1].attempt(), 2);

@@ -162,7 +162,7 @@ async fn misplace(stack: &Stack, webhook: &Webhook, event: &Event) -> String {
 async fn end(stack: &mut Stack) {
     let names = stack.queues().names();
     stack.publish(&Event::example(BookingCancelled).to("user_1").id("fails-again")).await;
-    let retries = names.retry_queue(LAST_DELAY);
+    let retries = names.first().retry_queue(LAST_DELAY);
     eventually("an attempt waits for its retry", DEADLINE, async || {
         (stack.depth(&retries).await > 0).then_some(())
     })

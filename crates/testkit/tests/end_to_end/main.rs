@@ -23,6 +23,7 @@ mod private_servers;
 mod retries;
 mod routing;
 mod secrets_in_logs;
+mod shards;
 mod shutdown;
 mod standard_webhooks;
 mod support;

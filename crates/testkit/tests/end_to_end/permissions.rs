@@ -23,7 +23,7 @@ use crate::support::root;
 
 const PASSWORD: &str = "only-for-this-test";
 
-const QUEUES: [&str; 13] = [
+const QUEUES: [&str; 20] = [
     "ingest.events",
     "ingest.events.isolated",
     "webhooks.fanout",
@@ -35,6 +35,13 @@ const QUEUES: [&str; 13] = [
     "webhooks.park.30s",
     "webhooks.park.120s",
     "webhooks.fanout.park.5s",
+    "webhooks.fanout.s1",
+    "webhooks.deliver.s1",
+    "webhooks.retry.100ms.s1",
+    "webhooks.park.5s.s1",
+    "webhooks.park.30s.s1",
+    "webhooks.park.120s.s1",
+    "webhooks.fanout.park.5s.s1",
     "webhooks.dead",
     "lokroom.events.rejected",
 ];
@@ -244,6 +251,7 @@ impl Services {
             for (name, value) in [
                 ("LOK__AMQP__URL", url_of(broker, user)),
                 ("LOK__AMQP__PREFIX", String::new()),
+                ("LOK__AMQP__SHARDS", "2".to_owned()),
                 ("LOK__AMQP__DECLARE", declare.to_owned()),
                 ("LOK__DELIVERY__RETRY_DELAYS", "100ms".to_owned()),
             ] {

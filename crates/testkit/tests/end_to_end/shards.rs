@@ -126,6 +126,21 @@ async fn jobs_go_the_way_of_their_webhooks_shard_and_a_killed_dispatcher_loses_n
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn test_events_go_the_way_of_their_webhooks_shard() {
+    let mut stack = sharded().ingests(0).dispatchers(0).start().await;
+    let receiver = Receiver::start().await;
+    let webhooks = given_webhooks(&stack, &receiver).await;
+    for webhook in &webhooks {
+        let path = format!("{}/test", webhook.path());
+        stack.api(&webhook.user).post(&path, &json!({})).await.expect(202);
+    }
+    one_of_each_webhook(&stack, &webhooks, |shard| shard.deliver_queue()).await;
+    stack.dispatchers.push(start(&stack, "dispatcher", &[]).await);
+    all_settled(&stack, &webhooks, 1).await;
+    assert_eq!(receiver.requests().len(), WEBHOOKS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_and_their_copies_go_the_way_of_their_shard_and_are_delivered_once() {
     const EVENTS: usize = 16;
     let mut stack = sharded().dispatchers(2).start().await;

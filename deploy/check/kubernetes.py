@@ -108,6 +108,9 @@ PRODUCTION_BREAKAGES = {
     "a queue that does not exist": lambda o: find(o, "ScaledObject", "dispatcher")["spec"]["triggers"][0]["metadata"].update(
         queueName="webhooks.delivery"
     ),
+    "a shard whose backlog calls for nobody": lambda o: find(o, "ConfigMap", "lokroom-config")["data"].update(
+        LOK__AMQP__SHARDS="2"
+    ),
     "a scaler's parameter that is no string": lambda o: find(o, "ScaledObject", "dispatcher")["spec"]["triggers"][0][
         "metadata"
     ].update(value=4000),

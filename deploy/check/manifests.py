@@ -343,8 +343,7 @@ def pod_policies(template, found):
 
 
 def scaling(objects, _external):
-    queues = facts.queues()
-    deployed = {it["metadata"]["name"] for it in of_kind(objects, "Deployment")}
+    deployed = {it["metadata"]["name"]: it for it in of_kind(objects, "Deployment")}
     authentications = {it["metadata"]["name"] for it in of_kind(objects, "TriggerAuthentication")}
     for it in of_kind(objects, "ScaledObject"):
         spec = it["spec"]
@@ -352,13 +351,23 @@ def scaling(objects, _external):
             yield f"{label(it)}: scales {spec['scaleTargetRef']['name']}, which is not rendered"
         if not 2 <= spec["minReplicaCount"] <= spec["maxReplicaCount"]:
             yield f"{label(it)}: minReplicaCount and maxReplicaCount make no range from 2"
-        if {trigger["metadata"]["queueName"] for trigger in spec["triggers"]} != {"webhooks.deliver", "webhooks.fanout"}:
-            yield f"{label(it)}: dispatchers work off webhooks.deliver and webhooks.fanout"
+        worked_off = queues_of_dispatchers(deployed["dispatcher"], objects)
+        if {trigger["metadata"]["queueName"] for trigger in spec["triggers"]} != worked_off:
+            yield f"{label(it)}: dispatchers work off {', '.join(sorted(worked_off))}"
         for trigger in spec["triggers"]:
-            if trigger["metadata"]["queueName"] not in queues:
-                yield f"{label(it)}: no queue is called {trigger['metadata']['queueName']}"
             if trigger["authenticationRef"]["name"] not in authentications:
                 yield f"{label(it)}: TriggerAuthentication {trigger['authenticationRef']['name']} is not rendered"
+
+
+def queues_of_dispatchers(deployment, objects):
+    """The queues that dispatchers consume: those of all shards. The first shard's have no number."""
+    variables = literals(deployment["spec"]["template"]["spec"]["containers"][0], objects)
+    default = {key: default for key, (_, default) in facts.settings().items()}
+    shards = max(int(variables.get(facts.variable(key), default[key])) for key in ("amqp.shards", "amqp.drain_shards"))
+    kinds = ("webhooks.deliver", "webhooks.fanout")
+    if not facts.queues() >= set(kinds):
+        raise facts.Unreadable(f"crates/wire does not name {' and '.join(kinds)}")
+    return {f"{kind}.s{shard}" if shard else kind for kind in kinds for shard in range(shards)}
 
 
 def production_problems(objects, external):

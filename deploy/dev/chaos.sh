@@ -6,6 +6,7 @@
 #   SEED            which faults and events (one at random, which is printed)
 #   RATE            events a second (60)
 #   WIPE=1          deletes the broker's data now and then, too
+#   SHARDS          shards of the queues for dispatchers (1)
 #   RELEASE=1       release builds instead of debug builds
 set -euo pipefail
 
@@ -38,5 +39,6 @@ if [[ -n ${MINUTES:-} ]]; then arguments+=(--minutes "$MINUTES"); fi
 if [[ -n ${SEED:-} ]]; then arguments+=(--seed "$SEED"); fi
 if [[ -n ${RATE:-} ]]; then arguments+=(--rate "$RATE"); fi
 if [[ -n ${WIPE:-} ]]; then arguments+=(--wipe); fi
+if [[ -n ${SHARDS:-} ]]; then arguments+=(--shards "$SHARDS"); fi
 forget_settings
 "${CARGO_TARGET_DIR:-target}/$profile/chaos" "${arguments[@]}" "$@" 8>&-

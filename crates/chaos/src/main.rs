@@ -62,6 +62,9 @@ struct Arguments {
     /// Deletes the broker's whole data now and then.
     #[arg(long)]
     wipe: bool,
+    /// Shards of the queues for dispatchers.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    shards: u16,
     /// Prints the faults that would come, and causes none.
     #[arg(long)]
     plan: bool,
@@ -132,7 +135,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         return Ok(true);
     }
     say("starting a PostgreSQL, a RabbitMQ, 2 event-ingest, 2 dispatchers and management-api");
-    let platform = Arc::new(Platform::start().await?);
+    let platform = Arc::new(Platform::start(arguments.shards).await?);
     let ended = chaos(arguments, seed, planned, &platform).await;
     let is_clean = ended.as_ref().is_ok_and(Report::is_clean);
     if !is_clean || arguments.keep_logs {
@@ -238,6 +241,7 @@ async fn chaos(
         seconds: start.elapsed().as_secs_f64(),
         rate: arguments.rate,
         wipe: arguments.wipe,
+        shards: arguments.shards,
         repeated_publishes: load.published.repetitions(),
         findings: count_findings(&verdict),
         verdict,

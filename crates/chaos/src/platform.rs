@@ -108,9 +108,10 @@ impl fmt::Debug for Platform {
 }
 
 impl Platform {
-    /// Starts everything and waits until it is ready.
-    pub(crate) async fn start() -> anyhow::Result<Self> {
+    /// Starts everything, with so many shards, and waits until it is ready.
+    pub(crate) async fn start(shards: u16) -> anyhow::Result<Self> {
         let mut builder = Stack::builder().private_servers().no_api().ingests(0).dispatchers(0);
+        builder = builder.env("LOK__AMQP__SHARDS", shards.to_string());
         for (name, value) in ENVIRONMENT {
             builder = builder.env(name, value);
         }

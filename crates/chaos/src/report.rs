@@ -26,6 +26,8 @@ pub(crate) struct Report {
     pub(crate) rate: u32,
     /// Whether the broker's data was deleted now and then.
     pub(crate) wipe: bool,
+    /// Shards of the queues for dispatchers.
+    pub(crate) shards: u16,
     /// Tries of events beyond the first, for want of a confirm.
     pub(crate) repeated_publishes: u64,
     /// What became of events and deliveries.

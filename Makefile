@@ -1,6 +1,6 @@
 # Every target is one script; LOK__… and the variables named in deploy/dev/stack.sh choose.
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs wipe demo test chaos fuzz lint audit bench bench-compare k8s-check asyncapi-check
+.PHONY: help up down status logs wipe demo test chaos fuzz lint audit bench bench-compare bench-docs k8s-check asyncapi-check
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\): ## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do printf '  %-16s %s\n' "$$target" "$$text"; done
@@ -43,6 +43,9 @@ bench: ## throughput, latency, fairness and memory, measured beside floors (ARGS
 
 bench-compare: ## two results of `make bench`, figure by figure (A=before.json B=after.json)
 	@deploy/dev/bench-compare.sh $(A) $(B)
+
+bench-docs: ## the tables and plots of docs/performance.md, made anew of results (RESULT=.dev/bench/….json)
+	@deploy/dev/bench-docs.sh $(RESULT)
 
 k8s-check: ## render the Kubernetes manifests and validate them
 	@deploy/k8s-check.sh

@@ -29,6 +29,7 @@ cd "$ROOT"
 alone bench
 
 need_build_tools
+need taskset util-linux # pins dispatchers
 LOG_DIR=$ROOT/.dev/log
 mkdir -p "$LOG_DIR"
 install_missing

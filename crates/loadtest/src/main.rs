@@ -1,8 +1,15 @@
 #![doc = include_str!("../README.md")]
 
+mod commands;
 mod compare;
+mod cpus;
+mod document;
+mod figures;
 mod floors;
+mod histogram;
 mod load;
+mod markdown;
+mod model;
 mod outcome;
 mod platform;
 mod plot;
@@ -16,6 +23,7 @@ mod scenario;
 mod scenarios;
 mod seed;
 mod series;
+mod simulate;
 mod size;
 mod stats;
 mod tables;
@@ -31,7 +39,9 @@ use domain::timestamp;
 use service::Clock;
 use testkit::TestDatabase;
 
+use crate::commands::Command;
 use crate::outcome::Outcome;
+use crate::plot::Along;
 use crate::required::{FIGURES, GUARDS};
 use crate::results::{Machine, Measured, Results};
 use crate::scenario::{SCENARIOS, Scenario, chosen};
@@ -42,8 +52,10 @@ use crate::size::Size;
 /// The services beside this program, a database and queues of their own for every scenario; the servers are those of
 /// `LOK_TEST_DATABASE_URL` and `LOK_TEST_AMQP_URL`. `make bench` starts private ones.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Only these scenarios, separated by commas.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     only: Vec<String>,
@@ -97,6 +109,10 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if let Some(command) = &arguments.command {
+        say(&command.run()?);
+        return Ok(());
+    }
     if arguments.list {
         for scenario in SCENARIOS {
             say(&format!("{:<16}{}", scenario.name, scenario.what));
@@ -170,7 +186,7 @@ async fn make(
 
 /// Beside the results, by the scenario's name; of several runs the last.
 fn draw(directory: &Path, run: &str, scenario: &str, outcome: &Outcome) -> anyhow::Result<()> {
-    let Some(svg) = plot::svg(scenario, &outcome.series) else { return Ok(()) };
+    let Some(svg) = plot::svg(scenario, Along::Time, &outcome.series) else { return Ok(()) };
     let directory = directory.join(run);
     std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
     let file = directory.join(format!("{scenario}.svg"));

@@ -11,6 +11,7 @@ use service::Clock;
 use testkit::{DEADLINE, Stack, eventually, queues, servers};
 use tokio_postgres::Client;
 
+use crate::cpus::{Dispatchers, halves};
 use crate::load::{Load, padding};
 use crate::outcome::Outcome;
 use crate::processes::{self, Usage};
@@ -35,7 +36,7 @@ pub(crate) struct Needs {
     pub(crate) fan_out: usize,
     /// Users with webhooks.
     pub(crate) users: usize,
-    pub(crate) dispatchers: usize,
+    pub(crate) dispatchers: Dispatchers,
     /// How webhook `index` answers.
     pub(crate) answers: fn(usize) -> Answer,
     /// With TLS, the version of HTTP spoken over it.
@@ -47,7 +48,15 @@ pub(crate) struct Needs {
 impl Needs {
     /// One dispatcher, plain HTTP/1.1, receivers that answer well.
     pub(crate) fn new(events: usize, fan_out: usize, users: usize) -> Self {
-        Self { events, fan_out, users, dispatchers: 1, answers: |_| Answer::Well, tls: None, data_bytes: 0 }
+        Self {
+            events,
+            fan_out,
+            users,
+            dispatchers: Dispatchers::Anywhere(1),
+            answers: |_| Answer::Well,
+            tls: None,
+            data_bytes: 0,
+        }
     }
 }
 
@@ -83,7 +92,11 @@ impl Platform {
             stack = stack.env("LOK__EGRESS__CA_FILE", file.path().to_string_lossy());
             authority = Some(file);
         }
-        let stack = stack.dispatchers(needs.dispatchers).start().await;
+        let stack = match needs.dispatchers {
+            Dispatchers::Anywhere(count) => stack.dispatchers(count),
+            Dispatchers::OnHalves(count) => stack.dispatchers_on(halves()?.into_iter().take(count)),
+        };
+        let stack = stack.start().await;
         let database = stack.database.connect().await;
         let now = Clock::system().now();
         let webhooks =

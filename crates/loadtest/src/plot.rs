@@ -1,4 +1,4 @@
-//! Plots of what goes on over time, as SVG: one panel below the other, time from left to right.
+//! Plots as SVG: one panel below the other, time, or a number, from left to right.
 
 use std::fmt::Write as _;
 
@@ -18,8 +18,20 @@ const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00
 /// Lines of the axis from top to bottom, both ends included.
 const TICKS: u32 = 4;
 
+/// Points of a line that are few enough to be marked one by one.
+const MARKED: usize = 12;
+
+/// What goes from left to right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Along {
+    /// Seconds.
+    Time,
+    /// A number that the title names.
+    Number,
+}
+
 /// One plot of all series, a panel for each kind; `None` if there is nothing to be seen.
-pub(crate) fn svg(title: &str, series: &[Series]) -> Option<String> {
+pub(crate) fn svg(title: &str, along: Along, series: &[Series]) -> Option<String> {
     let series: Vec<&Series> = series.iter().filter(|series| !series.points.is_empty()).collect();
     let mut panels: Vec<&str> = Vec::new();
     for one in &series {
@@ -33,7 +45,7 @@ pub(crate) fn svg(title: &str, series: &[Series]) -> Option<String> {
     let mut top = TOP;
     for panel in panels {
         let of_panel: Vec<&Series> = series.iter().copied().filter(|series| series.panel == panel).collect();
-        write_panel(&mut text, &Scale::of(&of_panel, start, end, top), panel, &of_panel);
+        write_panel(&mut text, &Scale::of(&of_panel, along, start, end, top), panel, &of_panel);
         top += PANEL + GAP;
     }
     Some(format!(
@@ -46,6 +58,7 @@ pub(crate) fn svg(title: &str, series: &[Series]) -> Option<String> {
 
 /// Where a value stands in a panel.
 struct Scale {
+    along: Along,
     start: f64,
     end: f64,
     /// The value at the upper edge; the lower one is 0.
@@ -54,11 +67,11 @@ struct Scale {
 }
 
 impl Scale {
-    fn of(series: &[&Series], start: f64, end: f64, top: f64) -> Self {
+    fn of(series: &[&Series], along: Along, start: f64, end: f64, top: f64) -> Self {
         let values = series.iter().flat_map(|series| series.points.iter().map(|point| point.1));
         let most = round_up(values.fold(0.0, f64::max));
         // One moment has a width too.
-        Self { start, end: end.max(start + 1.0), most, top }
+        Self { along, start, end: end.max(start + 1.0), most, top }
     }
 
     fn x(&self, seconds: f64) -> f64 {
@@ -67,6 +80,14 @@ impl Scale {
 
     fn y(&self, value: f64) -> f64 {
         self.top + PANEL * (1.0 - value / self.most)
+    }
+
+    /// What stands below a line of the axis.
+    fn tick(&self, x: f64) -> String {
+        match self.along {
+            Along::Time => format!("{} s", number(x - self.start)),
+            Along::Number => number(x),
+        }
     }
 }
 
@@ -91,12 +112,12 @@ fn write_panel(text: &mut String, scale: &Scale, name: &str, series: &[&Series])
             text,
             "<line x1=\"{left}\" y1=\"{y:.1}\" x2=\"{right}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>\
              <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
-             <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{} s</text>",
+             <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
             left - 6.0,
             y + 4.0,
             number(value),
             scale.y(0.0) + 16.0,
-            number(seconds - scale.start),
+            scale.tick(seconds),
         );
     }
     for (index, series) in series.iter().enumerate() {
@@ -104,6 +125,12 @@ fn write_panel(text: &mut String, scale: &Scale, name: &str, series: &[&Series])
         let mut points = String::new();
         for (seconds, value) in &series.points {
             let _ = write!(points, "{:.1},{:.1} ", scale.x(*seconds), scale.y(*value));
+        }
+        if series.points.len() <= MARKED {
+            for (seconds, value) in &series.points {
+                let (x, y) = (scale.x(*seconds), scale.y(*value));
+                let _ = write!(text, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>");
+            }
         }
         let legend = scale.top + 12.0 + 16.0 * f64::from(u32::try_from(index).unwrap_or(u32::MAX));
         let _ = writeln!(
@@ -139,11 +166,13 @@ mod tests {
     #[test]
     fn time_goes_from_left_to_right_and_values_from_bottom_to_top() {
         let series = Series::new("rate", "received", vec![(10.0, 0.0), (20.0, 75.0)]);
-        let scale = Scale::of(&[&series], 10.0, 20.0, 100.0);
+        let scale = Scale::of(&[&series], Along::Time, 10.0, 20.0, 100.0);
         assert!(is(scale.x(10.0), LEFT) && is(scale.x(20.0), WIDTH - RIGHT));
         assert!(is(scale.x(15.0), f64::midpoint(LEFT, WIDTH - RIGHT)));
         assert!(is(scale.most, 80.0));
         assert!(is(scale.y(0.0), 100.0 + PANEL) && is(scale.y(80.0), 100.0));
+        assert_eq!(scale.tick(15.0), "5 s");
+        assert_eq!(Scale { along: Along::Number, ..scale }.tick(15.0), "15");
     }
 
     #[test]
@@ -167,14 +196,15 @@ mod tests {
             Series::new("ready", "a < b", vec![(0.5, 5.0)]),
             Series::new("nothing", "empty", Vec::new()),
         ];
-        let text = svg("burst & more", &series).unwrap();
+        let text = svg("burst & more", Along::Time, &series).unwrap();
         assert_eq!(text.matches("<polyline").count(), 3);
         assert!(text.contains("burst &amp; more") && text.contains("a &lt; b"), "{text}");
         assert!(!text.contains("nothing") && !text.contains("NaN"), "{text}");
+        assert_eq!(text.matches("<circle").count(), 5, "few points are marked");
     }
 
     #[test]
     fn without_points_there_is_no_plot() {
-        assert_eq!(svg("empty", &[Series::new("rate", "received", Vec::new())]), None);
+        assert_eq!(svg("empty", Along::Time, &[Series::new("rate", "received", Vec::new())]), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::markdown;
 use crate::outcome::{Figure, Unit};
 use crate::results::Results;
 
@@ -35,6 +36,8 @@ pub(crate) struct Required {
     scenario: &'static str,
     figure: &'static str,
     target: Target,
+    /// What naive programs of the same parts do: the floor's scenario and figure.
+    floor: Option<(&'static str, &'static str)>,
 }
 
 const fn required(
@@ -43,18 +46,22 @@ const fn required(
     figure: &'static str,
     target: Target,
 ) -> Required {
-    Required { what, scenario, figure, target }
+    Required { what, scenario, figure, target, floor: None }
 }
 
 use Target::{AtLeast, AtMost};
 
 /// On a machine with two cores that everything shares.
 pub(crate) const FIGURES: &[Required] = &[
-    required("deliveries/s, fan-out 1", "fan-out-1", "deliveries_per_second", AtLeast(9000.0)),
+    required("deliveries/s, fan-out 1", "fan-out-1", "deliveries_per_second", AtLeast(9000.0))
+        .beside("floor-2-hops", "deliveries_per_second"),
     required("… over the two-hop floor", "fan-out-1", "over_2_hops", AtLeast(1.2)),
-    required("deliveries/s, fan-out 10", "fan-out-10", "deliveries_per_second", AtLeast(18_000.0)),
-    required("publish → receipt at 200/s, p50", "latency-200", "p50_ms", AtMost(3.0)),
-    required("publish → receipt at 200/s, p99", "latency-200", "p99_ms", AtMost(8.0)),
+    required("deliveries/s, fan-out 10", "fan-out-10", "deliveries_per_second", AtLeast(18_000.0))
+        .beside("floor-bare", "deliveries_per_second"),
+    required("publish → receipt at 200/s, p50", "latency-200", "p50_ms", AtMost(3.0))
+        .beside("floor-2-hops", "at_200_p50_ms"),
+    required("publish → receipt at 200/s, p99", "latency-200", "p99_ms", AtMost(8.0))
+        .beside("floor-2-hops", "at_200_p99_ms"),
     required("p99 beside a hanging receiver ÷ alone", "hanging", "p99_beside_over_alone", AtMost(1.5)),
     required("own CPU s for 1,000 deliveries", "fan-out-1", "cpu_own", AtMost(0.10)),
     required("RSS idle, event-ingest", "backlog", "rss_idle_event-ingest", AtMost(25.0)),
@@ -76,6 +83,10 @@ pub(crate) const GUARDS: &[Required] = &[
 ];
 
 impl Required {
+    const fn beside(self, floor: &'static str, figure: &'static str) -> Self {
+        Self { floor: Some((floor, figure)), ..self }
+    }
+
     fn measured(&self, results: &Results) -> Option<Figure> {
         results.figure(self.scenario, self.figure)
     }
@@ -106,6 +117,33 @@ pub(crate) fn table(results: &Results, figures: &[Required]) -> String {
     text
 }
 
+/// All figures for a document: required, measured, the floor's, and how they compare.
+pub(crate) fn markdown(results: &Results, figures: &[Required]) -> String {
+    let none = || "–".to_owned();
+    let rows: Vec<_> = figures
+        .iter()
+        .map(|required| {
+            let measured = required.measured(results);
+            let unit = measured.map_or(Unit::Count, |figure| figure.unit);
+            let floor = required.floor.and_then(|(floor, figure)| results.figure(floor, figure));
+            let ratio =
+                required.floor.and_then(|floor| results.ratio((required.scenario, required.figure), floor));
+            let verdict = measured.map_or("not measured", |figure| {
+                if required.target.is_reached(figure.value) { "reached" } else { "**missed**" }
+            });
+            vec![
+                required.what.to_owned(),
+                required.target.show(unit),
+                measured.map_or_else(none, |figure| unit.show(figure.value)),
+                floor.map_or_else(none, |figure| figure.unit.show(figure.value)),
+                ratio.map_or_else(none, |ratio| format!("{ratio:.2}")),
+                verdict.to_owned(),
+            ]
+        })
+        .collect();
+    markdown::table(&["", "required", "measured", "floor", "measured ÷ floor", ""], &rows)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,6 +160,20 @@ mod tests {
         assert_eq!((lines.len(), missed), (2, 1), "{text}");
         assert!(lines[0].contains("≤ 3.00") && lines[0].ends_with("reached"), "{text}");
         assert!(lines[1].contains("8.10") && lines[1].ends_with("MISSED"), "{text}");
+    }
+
+    #[test]
+    fn a_document_tells_every_figure_beside_its_floor_and_what_is_missed_or_not_measured() {
+        let mut results = results();
+        let rate = |rate| outcome(&[("deliveries_per_second", rate, Unit::PerSecond)]);
+        for (floor, ours) in [(5000.0, 10_000.0), (4000.0, 6000.0), (8000.0, 8000.0)] {
+            results.add("floor-2-hops", "", &rate(floor));
+            results.add("fan-out-1", "", &rate(ours));
+        }
+        let text = markdown(&results, FIGURES);
+        assert_eq!(text.lines().count(), 2 + FIGURES.len(), "{text}");
+        assert!(text.contains("| ≥ 9000 | 8000 | 5000 | 1.50 | **missed** |"), "{text}");
+        assert!(text.contains("| – | – | – | not measured |"), "{text}");
     }
 
     #[test]

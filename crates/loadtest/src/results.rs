@@ -90,6 +90,38 @@ impl Results {
         scenario.figures.get(figure).copied()
     }
 
+    /// How a figure compares with another: the median of the runs' ratios, because runs differ more than what is measured one
+    /// after the other. Where they were not made equally often, the ratio of the medians.
+    pub(crate) fn ratio(&self, of: (&str, &str), to: (&str, &str)) -> Option<f64> {
+        let runs = |(name, figure): (&str, &str)| {
+            let scenario = self.scenarios.iter().find(|it| it.name == name)?;
+            scenario.runs.iter().map(|run| run.get(figure)).collect::<Option<Vec<_>>>()
+        };
+        let (of_runs, to_runs) = (runs(of)?, runs(to)?);
+        if of_runs.len() == to_runs.len() {
+            return median(of_runs.iter().zip(&to_runs).map(|(of, to)| of / to).collect());
+        }
+        Some(self.figure(of.0, of.1)?.value / self.figure(to.0, to.1)?.value)
+    }
+
+    /// With the scenarios of others that this one does not have.
+    pub(crate) fn with(mut self, others: impl IntoIterator<Item = Self>) -> anyhow::Result<Self> {
+        for other in others {
+            ensure!(
+                (other.machine.cores, &other.machine.cpu) == (self.machine.cores, &self.machine.cpu),
+                "the results of {} and {} are of different machines",
+                self.at,
+                other.at
+            );
+            for scenario in other.scenarios {
+                if !self.scenarios.iter().any(|own| own.name == scenario.name) {
+                    self.scenarios.push(scenario);
+                }
+            }
+        }
+        Ok(self)
+    }
+
     /// Why the run does not count; empty if it does.
     pub(crate) fn faults(&self) -> Vec<String> {
         let lost = self.scenarios.iter().flat_map(|scenario| {
@@ -174,6 +206,33 @@ pub(crate) mod tests {
         }
         assert_eq!(results.scenarios.len(), 1);
         assert_eq!(results.figure("fan-out-1", "rate").map(|figure| figure.value), Some(2.0));
+    }
+
+    #[test]
+    fn ratios_are_taken_within_a_run() {
+        let mut results = results();
+        for (floor, ours) in [(1.0, 2.0), (10.0, 10.0), (100.0, 300.0)] {
+            results.add("floor", "", &outcome(&[("rate", floor, Unit::PerSecond)]));
+            results.add("ours", "", &outcome(&[("rate", ours, Unit::PerSecond)]));
+        }
+        assert_eq!(results.ratio(("ours", "rate"), ("floor", "rate")), Some(2.0));
+        results.add("ours", "", &outcome(&[("rate", 20.0, Unit::PerSecond)]));
+        assert_eq!(results.ratio(("ours", "rate"), ("floor", "rate")), Some(1.5));
+        assert_eq!(results.ratio(("ours", "other"), ("floor", "rate")), None);
+    }
+
+    #[test]
+    fn other_results_add_what_is_not_there_yet_unless_they_are_of_another_machine() {
+        let rate = |rate| outcome(&[("rate", rate, Unit::PerSecond)]);
+        let (mut first, mut second, mut third) = (results(), results(), results());
+        first.add("a", "", &rate(1.0));
+        second.add("a", "", &rate(2.0));
+        second.add("b", "", &rate(3.0));
+        let both = first.with([second]).unwrap();
+        let value = |name| both.figure(name, "rate").map(|figure| figure.value);
+        assert_eq!((value("a"), value("b")), (Some(1.0), Some(3.0)));
+        third.machine.cores = 64;
+        assert!(both.with([third]).unwrap_err().to_string().contains("different machines"));
     }
 
     #[test]

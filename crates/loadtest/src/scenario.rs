@@ -1,5 +1,6 @@
 //! Which scenarios there are, and which of them a run makes.
 
+use crate::cpus::Dispatchers;
 use crate::floors::Floor;
 use crate::outcome::Outcome;
 use crate::results::Measured;
@@ -51,6 +52,8 @@ const KIB: usize = 1024;
 
 const BURST: Burst = Burst::new(60_000, 1, 20);
 
+const BURST_TO_TEN: Burst = Burst::new(20_000, 10, 5);
+
 /// In the order in which they are made.
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -65,7 +68,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         what: "the same, ten webhooks each",
         from: From::Short,
         floors: &[Floor::BARE, Floor::TWO_HOPS],
-        kind: Kind::Burst(Burst::new(20_000, 10, 5)),
+        kind: Kind::Burst(BURST_TO_TEN),
     },
     Scenario {
         name: "fan-out-100",
@@ -149,14 +152,28 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         what: "fan-out-1 with two dispatchers",
         from: From::Normal,
         floors: &[Floor::TWO_HOPS],
-        kind: Kind::Burst(BURST.dispatchers(2)),
+        kind: Kind::Burst(BURST.dispatchers(Dispatchers::Anywhere(2))),
     },
     Scenario {
         name: "dispatchers-4",
         what: "fan-out-1 with four dispatchers",
         from: From::Normal,
         floors: &[Floor::TWO_HOPS],
-        kind: Kind::Burst(BURST.dispatchers(4)),
+        kind: Kind::Burst(BURST.dispatchers(Dispatchers::Anywhere(4))),
+    },
+    Scenario {
+        name: "pinned-1",
+        what: "fan-out-10 with one dispatcher, on one half of the CPUs",
+        from: From::Normal,
+        floors: &[],
+        kind: Kind::Burst(BURST_TO_TEN.dispatchers(Dispatchers::OnHalves(1))),
+    },
+    Scenario {
+        name: "pinned-2",
+        what: "the same with two, each on a half of its own",
+        from: From::Normal,
+        floors: &[],
+        kind: Kind::Burst(BURST_TO_TEN.dispatchers(Dispatchers::OnHalves(2))),
     },
     Scenario {
         name: "body-4k",

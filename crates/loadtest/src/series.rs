@@ -29,6 +29,23 @@ impl Series {
     pub(crate) fn new(panel: &str, name: &str, points: Vec<(f64, f64)>) -> Self {
         Self { panel: panel.to_owned(), name: name.to_owned(), points }
     }
+
+    /// With about so many points at most, half of them the lowest and half of them the highest of their time: what is seen
+    /// of a plot stays.
+    pub(crate) fn thinned(&self, most: usize) -> Self {
+        let each = (2 * self.points.len()).div_ceil(most.max(2)).max(1);
+        if each <= 2 {
+            return self.clone();
+        }
+        let by_value = |a: &&(f64, f64), b: &&(f64, f64)| a.1.total_cmp(&b.1);
+        let extremes = self.points.chunks(each).flat_map(|chunk| {
+            let (low, high) = (chunk.iter().min_by(by_value), chunk.iter().max_by(by_value));
+            let mut both: Vec<_> = low.into_iter().chain(high).copied().collect();
+            both.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+            both
+        });
+        Self { points: extremes.collect(), ..self.clone() }
+    }
 }
 
 /// Deliveries a second, and the percentiles of the last second's latencies, of these events.
@@ -107,6 +124,17 @@ mod tests {
         assert_eq!(p99.last(), Some(&(2.0, 5.0)));
         let seconds: Vec<f64> = p99.iter().map(|point| point.0).collect();
         assert!(!seconds.contains(&1.75), "nothing came in the second before: {seconds:?}");
+    }
+
+    #[test]
+    fn a_line_is_thinned_without_losing_its_peaks() {
+        let points: Vec<_> = (0..1000_u32).map(|n| (f64::from(n), f64::from(n * 7919 % 1000))).collect();
+        let line = Series::new("ready", "queue", points);
+        let thinned = line.thinned(100);
+        assert!(thinned.points.len() <= 100 && thinned.points.is_sorted_by(|a, b| a.0 <= b.0));
+        let values = || thinned.points.iter().map(|point| point.1);
+        assert_eq!((values().fold(f64::MAX, f64::min), values().fold(0.0, f64::max)), (0.0, 999.0));
+        assert_eq!(line.thinned(1000), line);
     }
 
     #[test]

@@ -94,6 +94,16 @@ impl Binary {
         self
     }
 
+    /// Runs on these CPUs only, from its start: a list such as `0-3,6`, as `taskset` of util-linux takes it, which has to be there
+    /// and becomes the program: the process is the program's.
+    #[must_use]
+    pub fn on_cpus(mut self, cpus: impl Into<String>) -> Self {
+        let program = std::mem::replace(&mut self.path, "taskset".into());
+        let of_taskset = ["--cpu-list".to_owned(), cpus.into(), program.to_string_lossy().into_owned()];
+        self.arguments.splice(..0, of_taskset);
+        self
+    }
+
     /// Runs it to its end; panics when it does not end within [`DEADLINE`].
     pub async fn output(&self) -> Output {
         let mut child = self.start();

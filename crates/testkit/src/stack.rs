@@ -26,7 +26,8 @@ use crate::{run_id, token};
 pub struct StackBuilder {
     with_api: bool,
     ingests: usize,
-    dispatchers: usize,
+    /// The CPUs that each process of dispatcher runs on; `None`: any.
+    dispatchers: Vec<Option<String>>,
     behind_proxies: bool,
     on_private_servers: bool,
     environment: BTreeMap<String, String>,
@@ -50,7 +51,14 @@ impl StackBuilder {
     /// With this many processes of dispatcher instead of one.
     #[must_use]
     pub fn dispatchers(mut self, count: usize) -> Self {
-        self.dispatchers = count;
+        self.dispatchers = vec![None; count];
+        self
+    }
+
+    /// With a process of dispatcher on each of these lists of CPUs ([`Binary::on_cpus`]) instead of one on all.
+    #[must_use]
+    pub fn dispatchers_on(mut self, cpus: impl IntoIterator<Item = String>) -> Self {
+        self.dispatchers = cpus.into_iter().map(Some).collect();
         self
     }
 
@@ -115,11 +123,15 @@ impl StackBuilder {
         let broker = queues::connect_to(servers.amqp_url(), queues.topology());
         let publisher = broker.publisher(PublisherConfig::default());
 
-        let start = |name: &str| Binary::new(name).envs(&environment).spawn();
+        let binary = |name: &str| Binary::new(name).envs(&environment);
+        let dispatcher = |cpus: &Option<String>| match cpus {
+            None => binary("dispatcher").spawn(),
+            Some(cpus) => binary("dispatcher").on_cpus(cpus).spawn(),
+        };
         let mut stack = Stack {
-            api: self.with_api.then(|| start("management-api")),
-            ingests: (0..self.ingests).map(|_| start("event-ingest")).collect(),
-            dispatchers: (0..self.dispatchers).map(|_| start("dispatcher")).collect(),
+            api: self.with_api.then(|| binary("management-api").spawn()),
+            ingests: (0..self.ingests).map(|_| binary("event-ingest").spawn()).collect(),
+            dispatchers: self.dispatchers.iter().map(dispatcher).collect(),
             broker,
             publisher,
             api_url: String::new(),
@@ -214,7 +226,7 @@ impl Stack {
         StackBuilder {
             with_api: true,
             ingests: 1,
-            dispatchers: 1,
+            dispatchers: vec![None],
             behind_proxies: false,
             on_private_servers: false,
             environment: BTreeMap::new(),

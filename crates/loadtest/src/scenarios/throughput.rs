@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use service::Clock;
 
+use crate::cpus::Dispatchers;
 use crate::floors::Floor;
 use crate::outcome::{Outcome, Unit};
 use crate::platform::{Needs, PHASE_LIMIT, Platform};
@@ -22,7 +23,7 @@ pub(crate) struct Burst {
     events: usize,
     fan_out: usize,
     users: usize,
-    dispatchers: usize,
+    dispatchers: Dispatchers,
     data_bytes: usize,
     tls: Option<Protocol>,
 }
@@ -30,10 +31,10 @@ pub(crate) struct Burst {
 impl Burst {
     /// Events to users with `fan_out` webhooks each, in turn.
     pub(crate) const fn new(events: usize, fan_out: usize, users: usize) -> Self {
-        Self { events, fan_out, users, dispatchers: 1, data_bytes: 0, tls: None }
+        Self { events, fan_out, users, dispatchers: Dispatchers::Anywhere(1), data_bytes: 0, tls: None }
     }
 
-    pub(crate) const fn dispatchers(self, dispatchers: usize) -> Self {
+    pub(crate) const fn dispatchers(self, dispatchers: Dispatchers) -> Self {
         Self { dispatchers, ..self }
     }
 
@@ -76,6 +77,11 @@ impl Burst {
         }
         if let Some(plain) = measured.get("fan-out-1", "deliveries_per_second") {
             outcome.set("over_fan_out_1", rate / plain, Unit::TimesAsFast);
+        }
+        if self.dispatchers == Dispatchers::OnHalves(2)
+            && let Some(of_one) = measured.get("pinned-1", "deliveries_per_second")
+        {
+            outcome.set("over_pinned_1", rate / of_one, Unit::TimesAsFast);
         }
         platform.end(&mut outcome).await;
         Ok(outcome)

@@ -84,7 +84,7 @@ async fn when_every_connection_waits_for_a_lock_everything_waits() {
 
 /// For a while nothing can be written for want of space, which PostgreSQL tells in these words.
 async fn full_disk(told: &str) {
-    let mut trial = Trial::start(Trial::builder()).await;
+    let mut trial = Box::pin(Trial::start(Trial::builder())).await;
     let database = trial.stack.database.connect().await;
     let gate = trial.with_requests_on_the_wire(30, 200).await;
     let function = format!(

@@ -33,8 +33,8 @@ use crate::subscriptions::Subscriptions;
 /// Deliveries written with one statement and handed over together: what a large fan-out holds in memory.
 const CHUNK: usize = 1000;
 
-/// Batches whose deliveries are found out at once: while one waits for the database, the next is prepared.
-pub(crate) const ENTERING: usize = 2;
+/// Batches whose deliveries are found out at once. What came meanwhile is the next one.
+pub(crate) const ENTERING: usize = 1;
 
 /// Bytes of messages taken together: they are held together.
 const BATCH_BYTES: usize = 256 * 1024;

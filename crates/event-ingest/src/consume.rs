@@ -19,9 +19,9 @@ use crate::pipeline::{Pipeline, Receipt, StatementBounds};
 use crate::reject::RejectedQueue;
 use crate::retry::{Retry, Stopping};
 
-/// Batches under way at once: while one waits for the disk, the next is checked. More make smaller groups, and a statement
-/// costs more than what it is for.
-const MAX_BATCHES: usize = 2;
+/// Batches under way at once. What came meanwhile is the next one: with more at once they are smaller, and a statement and a
+/// message cost more than what they carry.
+const MAX_BATCHES: usize = 1;
 
 /// Batches with more bytes are checked as blocking work: other tasks must not wait on this thread for a long check.
 const BLOCKING_BYTES: usize = 32 * 1024;

@@ -43,6 +43,8 @@ pub(crate) struct Needs {
     pub(crate) tls: Option<Protocol>,
     /// Bytes of an event's data; 0 is about 350.
     pub(crate) data_bytes: usize,
+    /// Settings of the services.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 impl Needs {
@@ -56,6 +58,7 @@ impl Needs {
             answers: |_| Answer::Well,
             tls: None,
             data_bytes: 0,
+            environment: Vec::new(),
         }
     }
 }
@@ -85,6 +88,9 @@ impl Platform {
         let receiver = Receiver::start(tally.clone(), speaks).await?;
         // What the stack of the tests sets lower than the services' default.
         let mut stack = Stack::builder().no_api().env("LOK__DATABASE__POOL_SIZE", "16");
+        for (name, value) in &needs.environment {
+            stack = stack.env(name, value);
+        }
         let mut authority = None;
         if let Some(tls) = tls {
             let file = tempfile::NamedTempFile::new()?;
@@ -191,8 +197,8 @@ impl Platform {
         let parked = topology.queue_names().filter(|name| name.contains("webhooks.park."));
         let queues = [
             ("ingest.events", vec![names.ingest_queue()]),
-            ("webhooks.fanout", vec![names.fan_out_queue()]),
-            ("webhooks.deliver", vec![names.deliver_queue()]),
+            ("webhooks.fanout", names.all_shards().map(|shard| shard.fan_out_queue()).collect()),
+            ("webhooks.deliver", names.all_shards().map(|shard| shard.deliver_queue()).collect()),
             ("webhooks.park", parked.map(str::to_owned).collect()),
         ];
         Sampler::start(Watched {

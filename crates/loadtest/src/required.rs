@@ -70,6 +70,7 @@ pub(crate) const FIGURES: &[Required] = &[
     required("RSS with 200,000 waiting, dispatcher", "backlog", "rss_peak_dispatcher", AtMost(256.0)),
     required("events/s, 95 % match nobody", "many-users", "events_per_second", AtLeast(12_000.0)),
     required("p99 added by another user's burst", "burst", "p99_added_ms", AtMost(50.0)),
+    required("deliveries/s with 4 shards ÷ 1", "shards-4", "four_over_one", AtLeast(1.0)),
     required("cost with 100,000 webhooks ÷ 10", "flat", "many_webhooks_over_few", AtMost(1.1)),
     required("cost with 5,000,000 deliveries ÷ none", "flat", "many_deliveries_over_few", AtMost(1.1)),
 ];

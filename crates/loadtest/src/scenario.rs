@@ -4,7 +4,7 @@ use crate::cpus::Dispatchers;
 use crate::floors::Floor;
 use crate::outcome::Outcome;
 use crate::results::Measured;
-use crate::scenarios::{backlog, beside, flat, latency, throughput};
+use crate::scenarios::{backlog, beside, flat, latency, shards, throughput};
 use crate::size::Size;
 
 /// One scenario.
@@ -42,6 +42,8 @@ pub(crate) enum Kind {
     /// One user's burst beside another's single events.
     BurstBeside,
     Backlog,
+    /// One shard of the queues and four.
+    Shards,
     /// What a delivery costs as the database grows.
     Flat,
 }
@@ -176,6 +178,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         kind: Kind::Burst(BURST_TO_TEN.dispatchers(Dispatchers::OnHalves(2))),
     },
     Scenario {
+        name: "shards-4",
+        what: "ten webhooks each, every delivery over webhooks.deliver: four shards of the queues beside one",
+        from: From::Normal,
+        floors: &[],
+        kind: Kind::Shards,
+    },
+    Scenario {
         name: "body-4k",
         what: "fan-out-1 with bodies of 4 KiB",
         from: From::Normal,
@@ -231,6 +240,7 @@ impl Scenario {
             Kind::Beside(other) => beside::other_receiver(size, other).await,
             Kind::BurstBeside => beside::burst(size).await,
             Kind::Backlog => backlog::measure(size).await,
+            Kind::Shards => shards::measure(size).await,
             Kind::Flat => flat::measure(size).await,
         }
     }

@@ -55,7 +55,7 @@ pub(crate) struct Files {
 #[derive(Debug, Args)]
 pub(crate) struct Simulation {
     /// Dispatchers, each with a core of its own.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=256))]
     dispatchers: u32,
     /// Of virtual time.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=240))]

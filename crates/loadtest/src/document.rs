@@ -1,6 +1,8 @@
 //! The generated parts of `docs/performance.md`, and its plots.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -26,6 +28,9 @@ const PLOTS: [(&str, &str); 6] = [
 
 /// Points of a line in a document.
 const POINTS: usize = 240;
+
+/// Numbers of dispatchers that are simulated too.
+const OTHER_SIZES: [usize; 3] = [4, 8, 16];
 
 /// How long it is simulated that nobody is bad.
 const HEALTHY: Duration = Duration::from_secs(60);
@@ -76,8 +81,10 @@ impl Document {
 
     /// Writes everything anew that is made of this simulation.
     pub(crate) fn put_simulation(&mut self, setup: &Setup) -> anyhow::Result<()> {
-        let simulated = Simulated::of(setup);
-        let mut text = simulated.report() + "\n";
+        let (simulated, others) = Simulated::with_others(setup, &OTHER_SIZES);
+        let mut sizes: Vec<_> = others.iter().chain([&simulated.observed]).collect();
+        sizes.sort_by_key(|observed| observed.dispatchers());
+        let mut text = format!("{}\n{}\n", simulated.report(), simulate::compare(&sizes));
         if self.draw("simulation", simulated.svg())? {
             text.push_str(&self.image("simulation", "Queue depths, requests and latencies over time"));
         }
@@ -130,8 +137,21 @@ pub(crate) struct Simulated {
 
 impl Simulated {
     pub(crate) fn of(setup: &Setup) -> Self {
+        Self::with_others(setup, &[]).0
+    }
+
+    /// And the same with other numbers of dispatchers.
+    fn with_others(setup: &Setup, dispatchers: &[usize]) -> (Self, Vec<Observed>) {
         let alone = setup.clone().healthy(HEALTHY.min(setup.time));
-        Self { observed: simulate::run(setup), alone: simulate::run(&alone) }
+        let others: Vec<_> =
+            dispatchers.iter().map(|dispatchers| setup.clone().with_dispatchers(*dispatchers)).collect();
+        thread::scope(|scope| {
+            let simulate = |setup| scope.spawn(move || simulate::run(setup));
+            let others: Vec<_> = others.iter().map(simulate).collect();
+            let (observed, alone) = (simulate(setup), simulate(&alone));
+            let simulated = Self { observed: joined(observed), alone: joined(alone) };
+            (simulated, others.into_iter().map(joined).collect())
+        })
     }
 
     pub(crate) fn report(&self) -> String {
@@ -142,6 +162,10 @@ impl Simulated {
         let thinned: Vec<Series> = self.observed.series.iter().map(|line| line.thinned(POINTS)).collect();
         plot::svg("10,000 events/s to three webhooks each, 5 % of the receivers bad", Along::Time, &thinned)
     }
+}
+
+fn joined(simulating: ScopedJoinHandle<'_, Observed>) -> Observed {
+    simulating.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 #[cfg(test)]

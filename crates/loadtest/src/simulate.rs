@@ -22,7 +22,7 @@ use domain::pace::ParkDelays;
 use domain::retry::Schedule;
 use service::settings::Delivery;
 
-pub(crate) use observed::{Observed, report};
+pub(crate) use observed::{Observed, compare, report};
 pub(crate) use receivers::Bad;
 pub(crate) use world::run;
 
@@ -81,6 +81,10 @@ impl Setup {
             seed,
             rules: Rules::default(),
         }
+    }
+
+    pub(crate) fn with_dispatchers(self, dispatchers: usize) -> Self {
+        Self { dispatchers, ..self }
     }
 
     /// The same while every receiver is healthy.

@@ -36,8 +36,11 @@ impl<T> Agenda<T> {
         self.note(self.now + time, what);
     }
 
-    /// Goes on to what happens next.
-    pub(super) fn advance(&mut self) -> Option<T> {
+    /// Goes on to what happens next; `None` if that is after `end`.
+    pub(super) fn advance(&mut self, end: Duration) -> Option<T> {
+        if self.entries.peek()?.at > end {
+            return None;
+        }
         let entry = self.entries.pop()?;
         self.now = entry.at;
         Some(entry.what)
@@ -75,9 +78,11 @@ mod tests {
         agenda.note(Duration::from_secs(2), 'c');
         agenda.note(Duration::from_secs(1), 'a');
         agenda.note(Duration::from_secs(2), 'd');
-        assert_eq!((agenda.advance(), agenda.now()), (Some('a'), Duration::from_secs(1)));
+        let end = Duration::from_secs(2);
+        assert_eq!((agenda.advance(end), agenda.now()), (Some('a'), Duration::from_secs(1)));
         agenda.note_in(Duration::from_millis(500), 'b');
-        let rest: String = std::iter::from_fn(|| agenda.advance()).collect();
-        assert_eq!((rest.as_str(), agenda.now()), ("bcd", Duration::from_secs(2)));
+        agenda.note_in(Duration::from_millis(1001), 'e');
+        let rest: String = std::iter::from_fn(|| agenda.advance(end)).collect();
+        assert_eq!((rest.as_str(), agenda.now()), ("bcd", end));
     }
 }

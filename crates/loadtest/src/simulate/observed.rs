@@ -246,6 +246,10 @@ impl Observed {
         self.counts[kind.index()]
     }
 
+    pub(crate) fn dispatchers(&self) -> usize {
+        self.setup.dispatchers
+    }
+
     /// Of a thousand healthy receivers' first attempts, so many waited for no longer than this.
     pub(crate) fn waited(&self, permille: u64) -> Duration {
         self.waits.at(permille).unwrap_or_default()
@@ -294,6 +298,37 @@ pub(crate) fn report(observed: &Observed, alone: &Observed) -> String {
     text
 }
 
+/// For people: how much what is seen depends on the number of dispatchers.
+pub(crate) fn compare(all: &[&Observed]) -> String {
+    let rows: Vec<_> = all
+        .iter()
+        .map(|observed| {
+            let (hanging, slow) = (Kind::Hanging.index(), Kind::Slow.index());
+            let of_jobs = observed.depths.first().map_or(0, |deliver| deliver.most);
+            let mut row = vec![observed.setup.dispatchers.to_string()];
+            row.extend([500, 990, 999].map(|permille| format!("{:.1}", millis(observed.waited(permille)))));
+            row.push(grouped_count(observed.lately[hanging].on_the_wire));
+            row.push(percent(observed.lately[slow].parked, observed.lately[slow].asked));
+            row.push(percent(observed.counts[slow].succeeded, observed.counts[slow].created));
+            row.push(grouped_count(of_jobs as u64));
+            row.push(format!("{:.0} %", observed.busy * 100.0));
+            row
+        })
+        .collect();
+    let head = [
+        "dispatchers",
+        "healthy: p50, ms",
+        "p99",
+        "p99.9",
+        "requests to the hanging",
+        "slow: asked and parked",
+        "slow: delivered",
+        "`webhooks.deliver` at most",
+        "cores busy",
+    ];
+    markdown::table(&head, &rows)
+}
+
 fn of_receivers(observed: &Observed) -> String {
     let rows = Kind::ALL.map(|kind| {
         let (of_all, lately) = (observed.of(kind), observed.lately[kind.index()]);
@@ -304,6 +339,7 @@ fn of_receivers(observed: &Observed) -> String {
             observed.a_second(lately.created),
             observed.a_second(lately.requests),
             grouped_count(lately.on_the_wire),
+            observed.a_second(lately.asked),
             percent(lately.parked, lately.asked),
             grouped_count(parked as u64),
             percent(of_all.succeeded, of_all.created),
@@ -316,7 +352,8 @@ fn of_receivers(observed: &Observed) -> String {
         "deliveries/s",
         "requests/s",
         "on the wire",
-        "asked for a turn and parked",
+        "asked for a turn/s",
+        "of these, parked",
         "parked in the end",
         "delivered",
         "failed",

@@ -90,8 +90,7 @@ struct World<'a> {
 /// Simulates it to the end.
 pub(crate) fn run(setup: &Setup) -> Observed {
     let mut world = World::new(setup);
-    while world.agenda.now() < setup.time {
-        let Some(happening) = world.agenda.advance() else { break };
+    while let Some(happening) = world.agenda.advance(setup.time) {
         world.happens(happening);
     }
     world.observed()
@@ -106,7 +105,7 @@ impl<'a> World<'a> {
         let kinds: Vec<_> = (0..webhooks).map(|webhook| setup.bad.kind(webhook)).collect();
         let mut agenda = Agenda::new();
         agenda.note(GROUPS, Happening::Stored);
-        agenda.note(LOOK, Happening::Look);
+        agenda.note(Duration::ZERO, Happening::Look);
         Self {
             setup,
             random: StdRng::seed_from_u64(setup.seed),

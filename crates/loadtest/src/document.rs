@@ -212,6 +212,10 @@ mod tests {
         assert!(
             text.contains("](performance/simulation.svg)") && text.contains("](performance/scaling.svg)")
         );
+        let (_, sizes) = text.split_once("slow: asked and parked").unwrap();
+        for dispatchers in [2, 4, 8, 16] {
+            assert!(sizes.contains(&format!("\n| {dispatchers} | ")), "{dispatchers} dispatchers: {sizes}");
+        }
         assert_eq!(text.matches("<!-- generated: ").count(), TEXT.matches("<!-- end -->").count());
         for name in ["fan-out-1", "scaling", "simulation"] {
             let size =

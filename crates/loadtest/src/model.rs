@@ -144,7 +144,7 @@ impl Scaling {
     pub(crate) fn svg(&self) -> Option<String> {
         let (rates, cores) = ("deliveries/s, a core for each dispatcher", "cores needed");
         let last = PREDICTED.last().copied().unwrap_or_default();
-        let line = |panel, name, of: &dyn Fn(f64) -> f64| {
+        let line = |panel, name, last: u32, of: &dyn Fn(f64) -> f64| {
             Series::new(panel, name, (0..=last).map(|n| (f64::from(n), of(f64::from(n)))).collect())
         };
         let measured = self.measured.iter().map(|measured| {
@@ -152,13 +152,14 @@ impl Scaling {
         });
         let law = |n: f64| if n < 1.0 { 0.0 } else { self.usl.rate(n) };
         let mut series = vec![
-            line(rates, "fitted law", &law),
+            line(rates, "fitted law", last, &law),
             Series::new(rates, "measured", measured.collect()),
-            line(rates, "linear", &|n| n * self.usl.rate(1.0)),
-            line(cores, "dispatchers", &|n| n),
+            // Farther, nothing else would be seen.
+            line(rates, "linear", last / 4, &|n| n * self.usl.rate(1.0)),
+            line(cores, "dispatchers", last, &|n| n),
         ];
         for (index, (_, name)) in OTHERS.iter().enumerate() {
-            series.push(line(cores, name, &|n| self.cores_of_others(law(n))[index]));
+            series.push(line(cores, name, last, &|n| self.cores_of_others(law(n))[index]));
         }
         plot::svg("What so many dispatchers can do, and what the others need for it", Along::Number, &series)
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::markdown::grouped;
 use crate::series::Series;
 
 /// Pixels.
@@ -146,6 +147,9 @@ fn write_panel(text: &mut String, scale: &Scale, name: &str, series: &[&Series])
 
 /// As few digits as tell the ticks apart.
 fn number(value: f64) -> String {
+    if value >= 10_000.0 {
+        return grouped(value);
+    }
     let digits = if value < 10.0 { 2 } else { 1 };
     let text = format!("{value:.digits$}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -184,8 +188,8 @@ mod tests {
 
     #[test]
     fn ticks_have_no_more_digits_than_they_need() {
-        let numbers = [0.0, 0.25, 2.5, 10.0, 22.5, 100.0, 7500.0].map(number);
-        assert_eq!(numbers, ["0", "0.25", "2.5", "10", "22.5", "100", "7500"]);
+        let numbers = [0.0, 0.25, 2.5, 10.0, 22.5, 100.0, 7500.0, 150_000.0].map(number);
+        assert_eq!(numbers, ["0", "0.25", "2.5", "10", "22.5", "100", "7500", "150,000"]);
     }
 
     #[test]

@@ -75,6 +75,18 @@ fn a_hanging_receiver_is_probed_and_the_rest_of_its_load_is_parked() {
 }
 
 #[test]
+fn what_the_benchmark_counts_is_what_is_simulated() {
+    // The scenario `hanging`: 200 events a second each to a healthy receiver and to one that hangs, for a minute. It counts 37
+    // requests to the latter: as many as are let at once, and after 10 s one every 10 s.
+    let bad = Bad { one_in: 2, kinds: &[Kind::Hanging] };
+    let observed =
+        run(&Setup { events_per_second: 400, users: 2, dispatchers: 1, bad, ..setup(&[Kind::Hanging], 60) });
+    let counts = observed.of(Kind::Hanging);
+    assert!((36..=38).contains(&counts.requests), "{counts:?}");
+    assert_eq!(observed.of(Kind::Healthy).parked, 0);
+}
+
+#[test]
 fn who_is_slow_is_served_and_a_stand_in_waits_for_each_first_attempt() {
     let observed = run(&setup(&[Kind::Slow], 300));
     let counts = observed.of(Kind::Slow);

@@ -25,6 +25,7 @@ use crate::http::auth::{Tokens, TokensError};
 use crate::http::body::{BodyBudget, Share};
 use crate::http::problem::Problem;
 use crate::pipeline::{Pipeline, Receipt};
+use crate::turns::Turns;
 
 /// Groups of events being made durable at once.
 const CONCURRENT_GROUPS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
@@ -99,13 +100,14 @@ pub(crate) fn start(
     settings: &Settings,
     pipeline: Pipeline,
     decoder: Decoder,
+    turns: &Turns,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Server> {
     let ingest = &settings.ingest;
     let time_limit = ingest.http_timeout.0;
     let endpoint = Arc::new(Endpoint {
         tokens: Tokens::configured(ingest.token.as_ref())?,
-        intake: intake(pipeline, ingest.batch_events, shutdown),
+        intake: intake(pipeline, ingest.batch_events, turns.clone(), shutdown),
         decoder,
         bodies: BodyBudget::new(ingest.http_body_limit.0),
         max_events: ingest.http_max_events as usize,
@@ -150,12 +152,13 @@ fn bounds(time_limit: Duration, grace: Duration) -> Bounds {
 
 /// Makes the events of all requests durable in groups. Those whose requests were answered while they waited are left:
 /// the publisher was told to publish them again.
-fn intake(pipeline: Pipeline, batch_events: u32, shutdown: &Shutdown) -> Intake {
+fn intake(pipeline: Pipeline, batch_events: u32, turns: Turns, shutdown: &Shutdown) -> Intake {
     let group = NonZeroUsize::new(batch_events as usize).unwrap_or(NonZeroUsize::MIN);
     let bounds = group_commit::Bounds { waiting: WAITING, group, concurrent_groups: CONCURRENT_GROUPS };
     GroupCommit::start(bounds, shutdown.tasks(), move |waiting: Vec<Waiting>| {
-        let pipeline = pipeline.clone();
+        let (pipeline, going) = (pipeline.clone(), turns.go_first());
         async move {
+            let _going = going;
             let now = Instant::now();
             let is_wanted: Vec<_> = waiting.iter().map(|it| it.deadline > now).collect();
             let deadline = waiting.iter().map(|it| it.deadline).max().unwrap_or(now);

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod bursts;
 mod chunks;
 mod consume;
 mod counted;
@@ -9,6 +10,7 @@ mod outbox;
 mod pipeline;
 mod reject;
 mod retry;
+mod turns;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,12 +22,14 @@ use ring::rand::SystemRandom;
 use service::{Context, ServiceInfo, Settings};
 use tokio_util::task::TaskTracker;
 
-use crate::consume::Consumption;
+use crate::bursts::Bursts;
+use crate::consume::{Consumption, Rank, Sorting, Storing};
 use crate::decode::Decoder;
 use crate::outbox::Outbox;
 use crate::pipeline::{Pipeline, StatementBounds};
 use crate::reject::RejectedQueue;
 use crate::retry::Retry;
+use crate::turns::Turns;
 
 const INFO: ServiceInfo = ServiceInfo {
     name: "event-ingest",
@@ -71,29 +75,47 @@ async fn ingest(context: Context) -> anyhow::Result<()> {
     let pipeline = Pipeline::new(store, outbox.clone(), names.clone(), clock.clone(), retry.clone(), bounds);
     let decoder = Decoder::new(names.events_exchange(), clock.clone(), SystemRandom::new());
 
-    let server = http::start(&settings, pipeline.clone(), decoder.clone(), &shutdown)?;
+    let turns = Turns::default();
+    let server = http::start(&settings, pipeline.clone(), decoder.clone(), &turns, &shutdown)?;
     let consumer =
         |queue: String, prefetch| broker.consumer(queue, ConsumerConfig { prefetch, tag: INFO.name.into() });
+    // What comes in bursts is isolated and set aside with the rest: it is the same stage.
     let isolation = Isolation::new(
         broker.publisher(PublisherConfig::default()),
         (*names).clone(),
         names.ingest_queue(),
         stopping.clone(),
     );
-    let (waiting, isolated) = (
+    let (waiting, bulk, isolated) = (
         consumer(names.ingest_queue(), settings.ingest.prefetch),
+        consumer(names.bulk_queue(), settings.ingest.bulk_prefetch),
         consumer(isolation.isolated_queue().to_owned(), 1),
     );
+    // What moves goes over a channel of its own: what is stored meanwhile does not wait behind it.
+    let moving = Outbox::new(broker.publisher(PublisherConfig::default()), retry.clone());
+    let bursts = Bursts::new(&settings.ingest, moving, names.bulk_queue());
     let rejected = RejectedQueue::new(outbox, names);
-    let consumption =
-        Arc::new(Consumption { pipeline, decoder, rejected, isolation: isolation.clone(), retry, bounds });
-    let mut consuming_isolated = shutdown.tasks().spawn(isolation.run(consumption.clone(), isolated));
-    let mut consuming = shutdown.tasks().spawn(consumption.run(waiting, stopping.clone()));
+    let storing = Arc::new(Storing { pipeline, decoder, rejected, retry });
+    let sorting = Arc::new(Sorting { storing: storing.clone(), bursts });
+    let first = Consumption {
+        work: sorting,
+        isolation: isolation.clone(),
+        bounds,
+        rank: Rank::First,
+        turns: turns.clone(),
+    };
+    let last =
+        Consumption { work: storing.clone(), isolation: isolation.clone(), bounds, rank: Rank::Bulk, turns };
+    let tasks = shutdown.tasks();
+    let mut consuming = tasks.spawn(first.run(waiting, stopping.clone()));
+    let mut consuming_bulk = tasks.spawn(last.run(bulk, stopping.clone()));
+    let mut consuming_isolated = tasks.spawn(isolation.run(storing, isolated));
 
     // Left to itself, a consumer ends only by a panic of its own. Then the process ends too: its messages come back.
     let ended_early = tokio::select! {
         () = stopping.cancelled() => None,
-        ended = &mut consuming => Some(ended.and_then(|ended| ended)),
+        ended = &mut consuming => Some(ended),
+        ended = &mut consuming_bulk => Some(ended),
         ended = &mut consuming_isolated => Some(ended),
     };
     stopping.cancel();

@@ -197,6 +197,7 @@ impl Platform {
         let parked = topology.queue_names().filter(|name| name.contains("webhooks.park."));
         let queues = [
             ("ingest.events", vec![names.ingest_queue()]),
+            ("ingest.events.bulk", vec![names.bulk_queue()]),
             ("webhooks.fanout", names.all_shards().map(|shard| shard.fan_out_queue()).collect()),
             ("webhooks.deliver", names.all_shards().map(|shard| shard.deliver_queue()).collect()),
             ("webhooks.park", parked.map(str::to_owned).collect()),

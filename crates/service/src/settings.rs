@@ -153,6 +153,14 @@ settings! {
         token: Option<Secret> = None,
         /// AMQP messages taken ahead; all of them may be as large as the broker lets them be.
         prefetch: u16 = 300,
+        /// The same for events that come in bursts, beside those.
+        bulk_prefetch: u16 = 100,
+        /// Events a second of one user, per replica; what is beyond comes in a burst, and after the events of others. 0: nothing does.
+        user_rate: u32 = 1000,
+        /// Events at once of a user who got none for a while.
+        user_burst: u32 = 1000,
+        /// Users whose events are counted apart.
+        users_remembered: u32 = 100_000,
         /// Events stored with one statement.
         batch_events: u32 = 500,
         /// Bytes stored with one statement.
@@ -381,6 +389,10 @@ impl Settings {
         bound("api.trusted_hops", self.api.trusted_hops.into(), 1, 16);
         bound("api.remembered", self.api.remembered.into(), 1, 100_000_000);
         bound("ingest.prefetch", self.ingest.prefetch.into(), 1, 60_000);
+        bound("ingest.bulk_prefetch", self.ingest.bulk_prefetch.into(), 1, 60_000);
+        bound("ingest.user_rate", self.ingest.user_rate.into(), 0, 1_000_000);
+        bound("ingest.user_burst", self.ingest.user_burst.into(), 1, 1_000_000);
+        bound("ingest.users_remembered", self.ingest.users_remembered.into(), 1, 100_000_000);
         bound("ingest.batch_events", self.ingest.batch_events.into(), 1, 10_000);
         bound("ingest.batch_bytes", bytes(self.ingest.batch_bytes), 1024, MAX_BODY);
         bound("ingest.http_max_events", self.ingest.http_max_events.into(), 1, 10_000);

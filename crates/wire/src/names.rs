@@ -67,6 +67,11 @@ impl Names {
         self.name("ingest.events")
     }
 
+    /// Events of users who get more than others have to wait for: worked off beside [`Names::ingest_queue`], and after it.
+    pub fn bulk_queue(&self) -> String {
+        self.name("ingest.events.bulk")
+    }
+
     /// Messages that could not be accepted, whole, with the reason in their headers.
     pub fn rejected_queue(&self) -> String {
         self.name("lokroom.events.rejected")

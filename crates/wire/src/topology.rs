@@ -25,7 +25,8 @@ pub fn topology(names: &Names, retry_delays: &[Duration], park_delays: &ParkDela
         .topic_exchange(names.events_exchange())
         .queue(Queue::work(&rejected))
         .queue(Queue::feed(names.dead_queue(), DEAD_MESSAGES))
-        .queue(work(names.ingest_queue()));
+        .queue(work(names.ingest_queue()))
+        .queue(work(names.bulk_queue()));
     for shard in names.all_shards() {
         topology = topology.queue(work(shard.fan_out_queue())).queue(work(shard.deliver_queue()));
     }
@@ -69,6 +70,7 @@ mod tests {
                 "lokroom.events.rejected",
                 "webhooks.dead",
                 "ingest.events",
+                "ingest.events.bulk",
                 "webhooks.fanout",
                 "webhooks.deliver",
                 "ingest.events.isolated",
@@ -94,7 +96,8 @@ mod tests {
             .topic_exchange("lokroom.events")
             .queue(Queue::work("lokroom.events.rejected"))
             .queue(Queue::feed("webhooks.dead", DEAD_MESSAGES))
-            .queue(work("ingest.events"));
+            .queue(work("ingest.events"))
+            .queue(work("ingest.events.bulk"));
         for shard in ["", ".s1", ".s2"] {
             expected = expected
                 .queue(work(&format!("webhooks.fanout{shard}")))

@@ -23,8 +23,9 @@ use crate::support::root;
 
 const PASSWORD: &str = "only-for-this-test";
 
-const QUEUES: [&str; 20] = [
+const QUEUES: [&str; 21] = [
     "ingest.events",
+    "ingest.events.bulk",
     "ingest.events.isolated",
     "webhooks.fanout",
     "webhooks.fanout.isolated",
@@ -363,7 +364,7 @@ async fn with_the_guides_permissions_everything_works_and_nothing_else() {
     // The services, were one taken over.
     for (name, reads) in [
         ("management-api", &[][..]),
-        ("event-ingest", &["ingest.events", "ingest.events.isolated"]),
+        ("event-ingest", &["ingest.events", "ingest.events.bulk", "ingest.events.isolated"]),
         ("keda", &[]),
     ] {
         let user = User::connect(broker, name).await;

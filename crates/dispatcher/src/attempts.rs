@@ -92,14 +92,24 @@ pub(crate) enum Wait {
 pub(crate) struct Unwritten {
     pub(crate) delivery: NewDelivery,
     pub(crate) created_at: Timestamp,
+    /// Whether it is the only delivery of its event, which is marked with it.
+    ends_event: bool,
     /// Whether another message is made to stand for it, and it has a row by now, or is about to get one.
     stood_in: AtomicBool,
+    /// Whether it is written.
+    written: AtomicBool,
 }
 
 impl Unwritten {
     /// A delivery that was decided on then.
-    pub(crate) fn new(delivery: NewDelivery, created_at: Timestamp) -> Self {
-        Self { delivery, created_at, stood_in: AtomicBool::new(false) }
+    pub(crate) fn new(delivery: NewDelivery, created_at: Timestamp, ends_event: bool) -> Self {
+        let (stood_in, written) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { delivery, created_at, ends_event, stood_in, written }
+    }
+
+    /// Whether its event is marked: it was written with the only delivery.
+    pub(crate) fn has_ended_event(&self) -> bool {
+        self.ends_event && self.written.load(Ordering::Relaxed)
     }
 
     /// Notes that another message is made to stand for it.
@@ -257,9 +267,11 @@ impl Attempts {
         unwritten: Option<&Unwritten>,
     ) -> Result<Option<Fence>, NotDone> {
         if let Some(unwritten) = unwritten {
-            let Unwritten { delivery, created_at, .. } = *unwritten;
-            let first = FirstAttempt { delivery, created_at, made: record.clone() };
-            if self.journal.settle(first).await? {
+            let Unwritten { delivery, created_at, ends_event, .. } = *unwritten;
+            let first = FirstAttempt { delivery, created_at, made: record.clone(), ends_event };
+            let is_new = self.journal.settle(first).await?;
+            unwritten.written.store(true, Ordering::Relaxed);
+            if is_new {
                 return Ok(Some(Fence::FIRST));
             }
         }
@@ -274,9 +286,11 @@ impl Attempts {
         delay: Duration,
     ) -> Result<bool, NotDone> {
         let due = self.clock.now() + delay;
-        let Unwritten { delivery, created_at, .. } = unwritten;
-        let pending = PendingDelivery { delivery: *delivery, created_at: *created_at, due };
-        Ok(self.journal.write_pending(pending).await?)
+        let Unwritten { delivery, created_at, ends_event, .. } = *unwritten;
+        let pending = PendingDelivery { delivery, created_at, due, ends_event };
+        let is_new = self.journal.write_pending(pending).await?;
+        unwritten.written.store(true, Ordering::Relaxed);
+        Ok(is_new)
     }
 
     fn note_put_off(&self, error: &AttemptError) {

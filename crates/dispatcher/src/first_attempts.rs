@@ -74,6 +74,12 @@ pub(crate) struct First {
     pub(crate) held: Option<Held>,
 }
 
+impl First {
+    fn settled(&self, proof: Result<Confirmed, Stopping>) -> Settled {
+        Settled { proof, has_ended_event: self.unwritten.has_ended_event() }
+    }
+}
+
 /// What was seen of a webhook, and when.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Look {
@@ -81,17 +87,22 @@ pub(crate) struct Look {
     pub(crate) at: Instant,
 }
 
-/// What became of a first attempt: for its event's message, or that it panicked.
-type Settled = Result<Result<Confirmed, Stopping>, Panic>;
+/// What became of a first attempt.
+pub(crate) struct Settled {
+    /// For its event's message: what was to be done is committed and confirmed, or another message stands for it.
+    pub(crate) proof: Result<Confirmed, Stopping>,
+    /// Whether its event is marked as fanned out with it.
+    pub(crate) has_ended_event: bool,
+}
 
 /// What a panic said.
 pub(crate) type Panic = Box<dyn Any + Send>;
 
 /// Who waits for a first attempt.
-type Tell = oneshot::Sender<Settled>;
+type Tell = oneshot::Sender<Result<Settled, Panic>>;
 
 /// A first attempt on its way.
-pub(crate) struct UnderWay(oneshot::Receiver<Settled>);
+pub(crate) struct UnderWay(oneshot::Receiver<Result<Settled, Panic>>);
 
 impl UnderWay {
     /// Waits until the event's message need not be held for this delivery any more: what became of it is committed and
@@ -99,8 +110,8 @@ impl UnderWay {
     ///
     /// # Errors
     /// The attempt panicked.
-    pub(crate) async fn settled(self) -> Settled {
-        self.0.await.unwrap_or(Ok(Err(Stopping)))
+    pub(crate) async fn settled(self) -> Result<Settled, Panic> {
+        self.0.await.unwrap_or(Ok(Settled { proof: Err(Stopping), has_ended_event: false }))
     }
 }
 
@@ -114,7 +125,7 @@ impl FirstAttempts {
             let made = AssertUnwindSafe(this.make(&first, &mut tell)).catch_unwind().await;
             drop(room);
             if let Some(tell) = tell {
-                let _ = tell.send(made);
+                let _ = tell.send(made.map(|proof| first.settled(proof)));
             }
         });
         UnderWay(settled)
@@ -190,7 +201,7 @@ impl FirstAttempts {
                     let failed = match stood_in {
                         Ok(proof) => {
                             if let Some(proof) = proof && let Some(tell) = tell.take() {
-                                let _ = tell.send(Ok(Ok(proof)));
+                                let _ = tell.send(Ok(first.settled(Ok(proof))));
                             }
                             None
                         }

@@ -77,7 +77,7 @@ pub enum Why {
 /// The event's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Event {
-    /// `fanned_out_at IS NOT NULL`.
+    /// It does not stand in `events_to_fan_out`.
     pub fanned_out: bool,
 }
 

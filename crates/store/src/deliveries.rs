@@ -96,10 +96,9 @@ const RECORD_FAN_OUT: &str = "
         ON CONFLICT (webhook_id, event_type) DO UPDATE
             SET pending = webhook_statistics.pending + excluded.pending
     ), marked AS (
-        UPDATE events SET fanned_out_at = $5
-          FROM unnest($6::uuid[]) AS completed (id)
-         WHERE events.id BETWEEN completed.id AND completed.id
-           AND COALESCE(events.fanned_out_at, 'infinity') = 'infinity'
+        DELETE FROM events_to_fan_out
+         USING unnest($6::uuid[]) AS completed (id)
+         WHERE event_id BETWEEN completed.id AND completed.id
     )
     SELECT id FROM inserted";
 
@@ -134,8 +133,8 @@ const ABANDON: &str = "
 
 /// For a webhook of the user's, whatever the caller has looked at before.
 const INSERT_TEST_EVENT: &str = "
-    INSERT INTO events (id, public_id, type, recipients, timestamp, body, is_test, received_at, fanned_out_at)
-    SELECT $1, $2, $3, ARRAY[$4], $5, $6, true, $7, $7
+    INSERT INTO events (id, public_id, type, recipients, timestamp, body, is_test, received_at)
+    SELECT $1, $2, $3, ARRAY[$4], $5, $6, true, $7
      WHERE EXISTS (SELECT FROM webhooks WHERE id = $8 AND user_id = $4)";
 
 impl Store {

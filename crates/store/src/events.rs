@@ -114,24 +114,24 @@ const INSERT: &str = "
             SET event_id = excluded.event_id, first_seen = excluded.first_seen
             WHERE event_keys.first_seen < excluded.first_seen - interval '24 hours'
         RETURNING event_id
+    ), event AS (
+        INSERT INTO events (id, public_id, type, recipients, timestamp, body, received_at)
+        SELECT id, public_id, type, string_to_array(recipients, E'\\x1f'), timestamp, body, $8
+          FROM new
+         WHERE publisher_id IS NULL OR id IN (SELECT event_id FROM key)
+            ON CONFLICT (id) DO NOTHING
+        RETURNING id
     )
-    INSERT INTO events (id, public_id, type, recipients, timestamp, body, received_at, queued_at)
-    SELECT id, public_id, type, string_to_array(recipients, E'\\x1f'), timestamp, body, $8, $8
-      FROM new
-     WHERE publisher_id IS NULL OR id IN (SELECT event_id FROM key)
-        ON CONFLICT (id) DO NOTHING
-    RETURNING id";
+    INSERT INTO events_to_fan_out (event_id, queued_at) SELECT id, $8 FROM event RETURNING event_id AS id";
 
 /// Events known under these publishers' ids, and those of these ids of our own.
 const DUPLICATES: &str = "
-    SELECT key.publisher_id, key.event_id, (event.fanned_out_at IS NOT NULL OR event.id IS NULL) AS fanned_out
+    SELECT publisher_id, event_id,
+           NOT EXISTS (SELECT FROM events_to_fan_out waiting WHERE waiting.event_id = key.event_id) AS fanned_out
       FROM event_keys key
-      LEFT JOIN LATERAL (
-          SELECT id, fanned_out_at FROM events WHERE id = key.event_id OFFSET 0
-      ) event ON true
-     WHERE key.publisher_id = ANY($1)
+     WHERE publisher_id = ANY($1)
     UNION ALL
-    SELECT NULL, id, fanned_out_at IS NOT NULL
+    SELECT NULL, id, NOT EXISTS (SELECT FROM events_to_fan_out WHERE event_id = id)
       FROM events
      WHERE id = ANY($2) AND id BETWEEN $3 AND $4";
 

@@ -26,6 +26,8 @@ pub struct FirstAttempt {
     pub created_at: Timestamp,
     /// The attempt.
     pub made: AttemptRecord,
+    /// Whether nothing else is left to do for its event, which is marked with it.
+    pub ends_event: bool,
 }
 
 /// A delivery that has no row yet, and that a message stands for from now on.
@@ -37,6 +39,8 @@ pub struct PendingDelivery {
     pub created_at: Timestamp,
     /// When its message is due.
     pub due: Timestamp,
+    /// Whether nothing else is left to do for its event, which is marked with it.
+    pub ends_event: bool,
 }
 
 /// What is found where a delivery was not written when it was last looked at.
@@ -115,6 +119,10 @@ const SETTLE: &str = "
             SET pending = webhook_statistics.pending + excluded.pending,
                 success = webhook_statistics.success + excluded.success,
                 failed = webhook_statistics.failed + excluded.failed
+    ), marked AS (
+        DELETE FROM events_to_fan_out
+         USING unnest($14::uuid[]) AS completed (id)
+         WHERE event_id BETWEEN completed.id AND completed.id
     )
     SELECT id FROM settled";
 
@@ -133,14 +141,17 @@ const WRITE_PENDING: &str = "
          GROUP BY webhook_id, event_type ORDER BY webhook_id, event_type
         ON CONFLICT (webhook_id, event_type) DO UPDATE
             SET pending = webhook_statistics.pending + excluded.pending
+    ), marked AS (
+        DELETE FROM events_to_fan_out
+         USING unnest($7::uuid[]) AS completed (id)
+         WHERE event_id BETWEEN completed.id AND completed.id
     )
     SELECT id FROM written";
 
 const MARK: &str = "
-    UPDATE events SET fanned_out_at = now()
-      FROM unnest($1::uuid[]) AS completed (id)
-     WHERE events.id BETWEEN completed.id AND completed.id
-       AND COALESCE(events.fanned_out_at, 'infinity') = 'infinity'";
+    DELETE FROM events_to_fan_out
+     USING unnest($1::uuid[]) AS completed (id)
+     WHERE event_id BETWEEN completed.id AND completed.id";
 
 impl Store {
     /// Marks events as fanned out: everything that is to be done for them is written, or a message stands for it. One
@@ -202,6 +213,7 @@ impl Store {
         let mut attempts: Vec<_> = attempts.iter().collect();
         attempts.sort_unstable_by_key(|first| first.delivery.id);
         let columns = NewColumns::of(attempts.iter().map(|first| (&first.delivery, first.created_at)));
+        let completed = completed(attempts.iter().map(|first| (&first.delivery, first.ends_event)));
         let made = AttemptColumns::of(attempts.iter().map(|first| &first.made));
         let mut connection = self.connection().await?;
         let rows: Vec<IdRow> = Prepared(
@@ -218,7 +230,8 @@ impl Store {
                 .bind::<Array<Nullable<Text>>, _>(made.response_bodies)
                 .bind::<Array<Nullable<Text>>, _>(made.errors)
                 .bind::<Array<Text>, _>(made.statuses)
-                .bind::<Array<Nullable<Timestamptz>>, _>(made.next),
+                .bind::<Array<Nullable<Timestamptz>>, _>(made.next)
+                .bind::<Array<SqlUuid>, _>(completed),
         )
         .load(&mut connection)
         .await?;
@@ -235,6 +248,7 @@ impl Store {
         pending.sort_unstable_by_key(|pending| pending.delivery.id);
         let columns = NewColumns::of(pending.iter().map(|pending| (&pending.delivery, pending.created_at)));
         let due: Vec<_> = pending.iter().map(|pending| pending.due).collect();
+        let completed = completed(pending.iter().map(|pending| (&pending.delivery, pending.ends_event)));
         let mut connection = self.connection().await?;
         let rows: Vec<IdRow> = Prepared(
             sql_query(WRITE_PENDING)
@@ -243,12 +257,21 @@ impl Store {
                 .bind::<Array<SqlUuid>, _>(columns.events)
                 .bind::<Array<Text>, _>(columns.types)
                 .bind::<Array<Timestamptz>, _>(columns.created)
-                .bind::<Array<Timestamptz>, _>(due),
+                .bind::<Array<Timestamptz>, _>(due)
+                .bind::<Array<SqlUuid>, _>(completed),
         )
         .load(&mut connection)
         .await?;
         Ok(rows.into_iter().map(IdRow::delivery).collect())
     }
+}
+
+/// The events that nothing else is left to do for.
+fn completed<'a>(deliveries: impl Iterator<Item = (&'a NewDelivery, bool)>) -> Vec<Uuid> {
+    let mut events: Vec<_> =
+        deliveries.filter_map(|(delivery, ends_event)| ends_event.then_some(delivery.event.uuid())).collect();
+    events.sort_unstable();
+    events
 }
 
 /// Deliveries column by column.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use chrono::{Days, NaiveDate, NaiveTime};
-use diesel::sql_types::{BigInt, Bool, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Bool, Text, Timestamptz, Uuid as SqlUuid};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
 use domain::Timestamp;
@@ -137,10 +137,14 @@ async fn drop_partitions(
             connection.batch_execute(&format!("ALTER TABLE {parent} DETACH PARTITION {table} {how}")).await?;
         }
         let has_statistics = parent == "deliveries";
+        let has_events = parent == "events";
         connection
             .transaction(async |connection| {
                 if has_statistics {
                     subtract_statistics(connection, &table).await?;
+                }
+                if has_events {
+                    forget_waiting_events(connection, day).await?;
                 }
                 connection.batch_execute(&format!("DROP TABLE {table}")).await?;
                 Ok::<(), StoreError>(())
@@ -149,6 +153,15 @@ async fn drop_partitions(
         dropped.push(table);
     }
     Ok(dropped)
+}
+
+/// What was never fanned out of a day cannot be any more.
+async fn forget_waiting_events(connection: &mut AsyncPgConnection, day: NaiveDate) -> Result<(), StoreError> {
+    sql_query("DELETE FROM events_to_fan_out WHERE event_id < $1")
+        .bind::<SqlUuid, _>(first_uuid_at(start_of(next(day))))
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Takes a day's deliveries out of the running counters before the day is dropped. Counters are locked in the order

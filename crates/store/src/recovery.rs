@@ -144,44 +144,53 @@ const REISSUE_OVERDUE: &str = "
 
 const REQUEUE_EVENTS: &str = "
     WITH lost AS (
-        SELECT id FROM events
-         WHERE fanned_out_at IS NULL AND queued_at < $1 AND id >= $2
-         ORDER BY queued_at
+        SELECT event_id FROM events_to_fan_out
+         WHERE queued_at < $1 AND event_id >= $2
+         ORDER BY event_id
          LIMIT $3
            FOR UPDATE SKIP LOCKED
+    ), queued AS (
+        UPDATE events_to_fan_out waiting
+           SET queued_at = $4
+          FROM lost
+         WHERE waiting.event_id BETWEEN lost.event_id AND lost.event_id
+        RETURNING waiting.event_id
     )
-    UPDATE events event
-       SET queued_at = $4
-      FROM lost
-     WHERE event.id BETWEEN lost.id AND lost.id
-    RETURNING event.id, event.public_id, event.type AS event_type, event.recipients, event.timestamp, event.body";
+    SELECT event.id, event.public_id, event.type AS event_type, event.recipients, event.timestamp, event.body
+      FROM queued
+      CROSS JOIN LATERAL (SELECT * FROM events WHERE id = queued.event_id OFFSET 0) event";
 
-/// A statement of its own, so that both read the index from where they have to.
 const REQUEUE_SET_ASIDE: &str = "
     WITH lost AS (
-        SELECT id FROM events
-         WHERE fanned_out_at IS NULL AND queued_at = 'infinity' AND received_at < $1 AND id >= $2
+        SELECT event_id
+          FROM events_to_fan_out waiting
+          CROSS JOIN LATERAL (SELECT received_at FROM events WHERE id = waiting.event_id OFFSET 0) event
+         WHERE queued_at = 'infinity' AND received_at < $1 AND event_id >= $2
+         ORDER BY event_id
          LIMIT $3
-           FOR UPDATE SKIP LOCKED
+           FOR UPDATE OF waiting SKIP LOCKED
+    ), queued AS (
+        UPDATE events_to_fan_out waiting
+           SET queued_at = $4
+          FROM lost
+         WHERE waiting.event_id BETWEEN lost.event_id AND lost.event_id
+        RETURNING waiting.event_id
     )
-    UPDATE events event
-       SET queued_at = $4
-      FROM lost
-     WHERE event.id BETWEEN lost.id AND lost.id
-    RETURNING event.id, event.public_id, event.type AS event_type, event.recipients, event.timestamp, event.body";
+    SELECT event.id, event.public_id, event.type AS event_type, event.recipients, event.timestamp, event.body
+      FROM queued
+      CROSS JOIN LATERAL (SELECT * FROM events WHERE id = queued.event_id OFFSET 0) event";
 
 const COUNT_LOST: &str = "
-    SELECT (SELECT count(*) FROM events
-             WHERE fanned_out_at IS NULL AND (queued_at < $1 OR queued_at = 'infinity') AND id >= $2) AS events,
+    SELECT (SELECT count(*) FROM events_to_fan_out
+             WHERE (queued_at < $1 OR queued_at = 'infinity') AND event_id >= $2) AS events,
            (SELECT count(*) FROM deliveries
              WHERE status = 'pending' AND next_attempt_at < $1 AND id >= $2) AS deliveries";
 
 const LEAVE_EVENTS: &str = "
-    UPDATE events event
+    UPDATE events_to_fan_out
        SET queued_at = COALESCE($2, 'infinity')
       FROM unnest($1::uuid[]) AS given (id)
-     WHERE event.id BETWEEN given.id AND given.id
-       AND COALESCE(event.fanned_out_at, 'infinity') = 'infinity'";
+     WHERE event_id BETWEEN given.id AND given.id";
 
 const OUT: &str = "INSERT INTO queue_progress (queue, put_at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
 

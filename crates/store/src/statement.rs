@@ -9,9 +9,8 @@
 //!   the plan ([`crate::id_range`]).
 //! - `id BETWEEN given.id AND given.id` where a table is changed and cannot stand in a subquery: with `=` the planner
 //!   might read the table whole and compare every pair.
-//! - `status || '' = 'pending'` and `COALESCE(fanned_out_at, 'infinity') = 'infinity'` beside it: of `status = 'pending'`
-//!   the planner would know that it lies in the small index of what is pending, which is small only as long as
-//!   there is no backlog.
+//! - `status || '' = 'pending'` beside it: of `status = 'pending'` the planner would know that it lies in the small index of
+//!   what is pending, which is small only as long as there is no backlog.
 
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};

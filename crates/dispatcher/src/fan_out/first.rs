@@ -6,7 +6,7 @@ use std::panic::resume_unwind;
 use broker::{Confirmed, Held};
 use bytes::Bytes;
 use domain::protocol::Fence;
-use domain::{DeliveryId, WebhookId};
+use domain::{DeliveryId, EventId, WebhookId};
 use futures_util::future::try_join_all;
 use isolation::Stopping;
 use metrics::counter;
@@ -49,6 +49,8 @@ struct Candidate {
     index: usize,
     webhook: WebhookId,
     delivery: DeliveryId,
+    /// Whether it is the only one of its event.
+    is_only: bool,
 }
 
 impl FanOutStage {
@@ -81,9 +83,15 @@ impl FanOutStage {
         drop((entering, candidates.few));
         // All of them, whatever becomes of one: a message that is given back with a request on the wire is made again.
         let (mut settled, mut panicked) = (Ok(Confirmed::nothing_to_publish()), None);
-        for attempt in under_way {
+        let mut marked = HashSet::new();
+        for (index, attempt) in under_way {
             match attempt.settled().await {
-                Ok(this) => settled = settled.and_then(|proof| Ok(proof.and(this?))),
+                Ok(this) => {
+                    if this.has_ended_event {
+                        marked.insert(index);
+                    }
+                    settled = settled.and_then(|proof| Ok(proof.and(this.proof?)));
+                }
                 Err(panic) => panicked = Some(panic),
             }
         }
@@ -101,10 +109,12 @@ impl FanOutStage {
         }
 
         let large: HashSet<_> = candidates.many.iter().map(|index| events[*index].id).collect();
+        counter!("fanout_events_total").increment((events.len() - large.len()) as u64);
+        let unmarked = events.iter().enumerate().filter(|(index, _)| !marked.contains(index));
+        let unmarked: Vec<_> = unmarked.map(|(_, event)| event.id).filter(|id| !large.contains(id)).collect();
         let (large, small): (Vec<_>, Vec<_>) =
             events.into_iter().partition(|event| large.contains(&event.id));
-        counter!("fanout_events_total").increment(small.len() as u64);
-        self.mark(&small).await?;
+        self.mark(unmarked, &small).await?;
         if large.is_empty() {
             return Ok(proof);
         }
@@ -124,8 +134,11 @@ impl FanOutStage {
                 let delivery = DeliveryId::of(event.id, webhook);
                 // An event may stand twice in a batch.
                 if known.insert(delivery) {
-                    candidates.few.push(Candidate { index, webhook, delivery });
+                    candidates.few.push(Candidate { index, webhook, delivery, is_only: false });
                 }
+            }
+            if let [only] = &mut candidates.few[before..] {
+                only.is_only = true;
             }
             if candidates.few.len() - before > self.inline_fan_out {
                 candidates.few.truncate(before);
@@ -142,7 +155,7 @@ impl FanOutStage {
         chunk: &[Candidate],
         held: Option<&Held>,
         entered: Instant,
-        under_way: &mut Vec<UnderWay>,
+        under_way: &mut Vec<(usize, UnderWay)>,
     ) -> Result<(), NotStarted> {
         let until = entered + self.patience;
         let Some(mut room) = self.first_attempts.room.take(chunk.len(), until).await else {
@@ -159,7 +172,7 @@ impl FanOutStage {
 
         let created_at = self.clock.now();
         let mut started = 0;
-        for Candidate { index, webhook, delivery } in chunk {
+        for Candidate { index, webhook, delivery, is_only } in chunk {
             let event = &events[*index];
             let revision = revisions.get(&(*webhook, event.event_type)).copied().flatten();
             let (Some(revision), Some(room)) = (revision, room.split(1)) else { continue };
@@ -173,20 +186,23 @@ impl FanOutStage {
             let first = First {
                 job: self.job(*delivery, Fence::FIRST, event, *webhook),
                 body: event.body.clone(),
-                unwritten: Unwritten::new(new, created_at),
+                unwritten: Unwritten::new(new, created_at, *is_only),
                 look: Look { revision, at },
                 accepted_at: event.id.accepted_at(),
                 held: held.cloned(),
             };
-            under_way.push(self.first_attempts.start(first, room));
+            under_way.push((*index, self.first_attempts.start(first, room)));
         }
         counter!("fanout_deliveries_total").increment(started);
         Ok(())
     }
 
-    async fn mark(&self, events: &[FanOutEvent]) -> Result<(), Stopping> {
-        let ids = events.iter().map(|event| event.id).collect();
-        match self.attempts.journal.mark_fanned_out(ids).await {
+    /// Marks those of `events` that are not marked yet.
+    async fn mark(&self, unmarked: Vec<EventId>, events: &[FanOutEvent]) -> Result<(), Stopping> {
+        if unmarked.is_empty() {
+            return Ok(());
+        }
+        match self.attempts.journal.mark_fanned_out(unmarked).await {
             Ok(()) => Ok(()),
             Err(JournalError::Stopped(_)) => Err(Stopping),
             // Nothing is left to do for them, but the reconciler would think so.

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use service::Clock;
+use anyhow::ensure;
 
 use crate::cpus::Dispatchers;
 use crate::floors::Floor;

@@ -18,6 +18,8 @@ const LIFE_OF_AN_EVENT: &str = "
         RETURNING id, received_at
     ), key AS (
         INSERT INTO event_keys (publisher_id, event_id, first_seen) SELECT 'control ' || id, id, received_at FROM event
+    ), waiting AS (
+        INSERT INTO events_to_fan_out (event_id, queued_at) SELECT id, received_at FROM event
     ), delivery AS (
         INSERT INTO deliveries (id, webhook_id, event_id, event_type, created_at)
         SELECT id, id, id, 'control', received_at FROM event
@@ -31,8 +33,8 @@ const LIFE_OF_AN_EVENT: &str = "
 
 /// What happens to them.
 const ITS_END: &str = "
-    WITH event AS (
-        UPDATE events SET fanned_out_at = received_at WHERE id = $1
+    WITH waiting AS (
+        DELETE FROM events_to_fan_out WHERE event_id = $1
     ), statistics AS (
         UPDATE webhook_statistics SET pending = 0, success = 1 WHERE webhook_id = $1
     )

@@ -1,14 +1,22 @@
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use domain::EventType::{BookingCancelled, BookingCreated};
 use domain::protocol::DeliveryStatus;
-use store::{AttemptResult, DeliveryFilter, FirstAttempt, Page, PendingDelivery, Unwritten, WebhookChanges};
+use store::{
+    AttemptResult, DeliveryFilter, FirstAttempt, NewDelivery, Page, PendingDelivery, Unwritten,
+    WebhookChanges,
+};
 use testkit::TestDatabase;
+use uuid::Uuid;
 
 use crate::support::{
     attempt, counts, delivery, event, event_id, given_webhook, now, statistics, store_of, user,
 };
+
+fn first_attempt(delivery: NewDelivery, result: AttemptResult) -> FirstAttempt {
+    FirstAttempt { delivery, created_at: now(), made: attempt(delivery.id, 1, result), ends_event: false }
+}
 
 #[tokio::test]
 async fn a_first_attempt_is_written_with_its_delivery_once() {
@@ -19,7 +27,7 @@ async fn a_first_attempt_is_written_with_its_delivery_once() {
     let results = [AttemptResult::Success, AttemptResult::Retry { at: due }, AttemptResult::Failed];
     let attempts = results.map(|result| {
         let delivery = delivery(event_id(now()), webhook);
-        FirstAttempt { delivery, created_at: now(), made: attempt(delivery.id, 1, result) }
+        first_attempt(delivery, result)
     });
     let ids: HashSet<_> = attempts.iter().map(|first| first.delivery.id).collect();
     assert_eq!(store.settle(&attempts).await.unwrap(), ids);
@@ -64,13 +72,13 @@ async fn a_delivery_that_a_message_stands_for_is_written_once_and_its_attempt_re
     let webhook = given_webhook(&store, "alice", &[BookingCreated]).await.id;
     let delivery = delivery(event_id(now()), webhook);
     let due = now() + Duration::from_secs(30);
-    let pending = PendingDelivery { delivery, created_at: now(), due };
+    let pending = PendingDelivery { delivery, created_at: now(), due, ends_event: false };
     assert_eq!(store.write_pending(&[pending]).await.unwrap(), HashSet::from([delivery.id]));
     assert_eq!(store.write_pending(&[pending]).await.unwrap(), HashSet::new());
     assert_eq!(statistics(&store, "alice", webhook).await, counts(1, 0, 0));
 
     let made = attempt(delivery.id, 1, AttemptResult::Success);
-    let first = FirstAttempt { delivery, created_at: now(), made: made.clone() };
+    let first = FirstAttempt { delivery, created_at: now(), made: made.clone(), ends_event: false };
     assert_eq!(store.settle(&[first]).await.unwrap(), HashSet::new());
     assert_eq!(store.record_attempts(&[made]).await.unwrap().len(), 1);
     assert_eq!(statistics(&store, "alice", webhook).await, counts(0, 1, 0));
@@ -103,7 +111,7 @@ async fn a_second_look_finds_what_was_written_and_changed_meanwhile() {
     let store = store_of(&database);
     let webhook = given_webhook(&store, "alice", &[BookingCreated]).await.id;
     let [untouched, written] = [(); 2].map(|()| delivery(event_id(now()), webhook));
-    let pending = PendingDelivery { delivery: written, created_at: now(), due: now() };
+    let pending = PendingDelivery { delivery: written, created_at: now(), due: now(), ends_event: false };
     store.write_pending(&[pending]).await.unwrap();
 
     let asked = [(untouched.id, webhook), (written.id, webhook)];
@@ -119,20 +127,39 @@ async fn a_second_look_finds_what_was_written_and_changed_meanwhile() {
 }
 
 #[tokio::test]
-async fn events_are_marked_once() {
+async fn events_are_marked_by_themselves_or_with_their_only_delivery() {
     let database = TestDatabase::create().await;
     let store = store_of(&database);
-    let events = [event(None, now()), event(None, now())];
+    let webhook = given_webhook(&store, "alice", &[BookingCreated]).await.id;
+    let events: Vec<_> = (0..5).map(|_| event(None, now())).collect();
     store.insert_events(&events, now()).await.unwrap();
     let client = database.connect().await;
-    let marks = async || {
-        let rows = client.query("SELECT fanned_out_at::text FROM events ORDER BY id", &[]).await.unwrap();
-        rows.iter().map(|row| row.get::<_, Option<String>>(0)).collect::<Vec<_>>()
+    let waiting = async || -> BTreeSet<Uuid> {
+        let rows = client.query("SELECT event_id FROM events_to_fan_out", &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
     };
     let ids: Vec<_> = events.iter().map(|event| event.id).collect();
-    store.mark_fanned_out(&ids).await.unwrap();
-    let first = marks().await;
-    assert!(first.iter().all(Option::is_some), "{first:?}");
-    store.mark_fanned_out(&ids).await.unwrap();
-    assert_eq!(marks().await, first);
+    let those = |places: &[usize]| places.iter().map(|place| ids[*place].uuid()).collect::<BTreeSet<_>>();
+    assert_eq!(waiting().await, those(&[0, 1, 2, 3, 4]));
+    store.mark_fanned_out(&ids[..1]).await.unwrap();
+    assert_eq!(waiting().await, those(&[1, 2, 3, 4]));
+    store.mark_fanned_out(&ids[..1]).await.unwrap();
+
+    let first = |event: usize, ends_event: bool| FirstAttempt {
+        ends_event,
+        ..first_attempt(delivery(ids[event], webhook), AttemptResult::Success)
+    };
+    store.settle(&[first(1, true), first(2, false)]).await.unwrap();
+    assert_eq!(waiting().await, those(&[2, 3, 4]));
+    let pending = |event: usize, ends_event: bool| PendingDelivery {
+        delivery: delivery(ids[event], webhook),
+        created_at: now(),
+        due: now(),
+        ends_event,
+    };
+    store.write_pending(&[pending(3, false), pending(4, true)]).await.unwrap();
+    assert_eq!(waiting().await, those(&[2, 3]));
+    // Written already, it is as good as written now.
+    assert_eq!(store.settle(&[first(3, true)]).await.unwrap(), HashSet::new());
+    assert_eq!(waiting().await, those(&[2]));
 }

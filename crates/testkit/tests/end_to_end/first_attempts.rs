@@ -76,7 +76,8 @@ async fn rows(stack: &Stack) -> i64 {
 }
 
 async fn events_are_done_with(stack: &Stack, events: i64) {
-    let sql = "SELECT count(*) FROM events WHERE fanned_out_at < 'infinity'";
+    let sql = "SELECT count(*) FROM events
+                WHERE NOT EXISTS (SELECT FROM events_to_fan_out WHERE event_id = id)";
     eventually_ok("the events are done with", DEADLINE, async || {
         let done = count(stack, sql).await;
         if done == events { Ok(()) } else { Err(done) }

@@ -280,8 +280,8 @@ async fn an_event_whose_fan_out_waits_in_isolation_is_marked_as_waiting() {
     locking.batch_execute("BEGIN; LOCK TABLE deliveries").await.expect("the lock is free");
     stack.dispatchers[0].start_again();
     eventually("it waits, and says so", DEADLINE, async || {
-        let waits = "SELECT bool_and(queued_at > now() + interval '20 minutes') FROM events";
-        let row = observer.query_one(waits, &[]).await.expect("events can be read");
+        let waits = "SELECT bool_and(queued_at > now() + interval '20 minutes') FROM events_to_fan_out";
+        let row = observer.query_one(waits, &[]).await.expect("what waits can be read");
         row.get::<_, bool>(0).then_some(())
     })
     .await;

@@ -57,6 +57,7 @@ mod tests {
         // There is no second half on a machine with one CPU.
         let Ok(halves) = halves() else { return };
         for half in halves {
+            assert!(parse(&half).is_some(), "a half has a CPU");
             let status = Binary::program("cat", "cat").arg("/proc/self/status").on_cpus(&half).output().await;
             let list = status.stdout.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
             assert_eq!(list.and_then(|list| parse(list.trim())), parse(&half), "{}", status.stderr);

@@ -230,7 +230,7 @@ pub(crate) mod tests {
         second.add("b", "", &rate(3.0));
         let both = first.with([second]).unwrap();
         let value = |name| both.figure(name, "rate").map(|figure| figure.value);
-        assert_eq!((value("a"), value("b")), (Some(1.0), Some(3.0)));
+        assert_eq!((value("a"), value("b"), both.scenarios.len()), (Some(1.0), Some(3.0), 2));
         third.machine.cores = 64;
         assert!(both.with([third]).unwrap_err().to_string().contains("different machines"));
     }

@@ -40,7 +40,7 @@ impl Usl {
             .collect();
         let (mut best, mut least) = (None, f64::INFINITY);
         for set in SETS {
-            let Some(solution) = solve(&rows, set) else { continue };
+            let solution = solve(&rows, set);
             if solution[0] <= 0.0 || solution.iter().any(|parameter| *parameter < 0.0) {
                 continue;
             }
@@ -65,8 +65,9 @@ impl Usl {
     }
 }
 
-/// The least-squares solution of rows · x = 1 with those of `set` not 0; `None` if the rows cannot tell them apart.
-fn solve(rows: &[[f64; 3]], set: &[usize]) -> Option<[f64; 3]> {
+/// The least-squares solution of rows · x = 1 with those of `set` not 0. Where the rows cannot tell them apart, it is no better
+/// than one with fewer, or no number at all.
+fn solve(rows: &[[f64; 3]], set: &[usize]) -> [f64; 3] {
     // The normal equations, the right side last.
     let mut equations: Vec<Vec<f64>> = set
         .iter()
@@ -77,13 +78,10 @@ fn solve(rows: &[[f64; 3]], set: &[usize]) -> Option<[f64; 3]> {
         .collect();
     let size = set.len();
     for column in 0..size {
-        let pivot = (column..size)
-            .max_by(|a, b| equations[*a][column].abs().total_cmp(&equations[*b][column].abs()))?;
-        equations.swap(column, pivot);
+        let height = |row: &usize| equations[*row][column].abs();
+        let pivot = (column..size).max_by(|a, b| height(a).total_cmp(&height(b)));
+        equations.swap(column, pivot.unwrap_or(column));
         let first = equations[column].clone();
-        if first[column].abs() < 1e-9 {
-            return None;
-        }
         for row in (0..size).filter(|row| *row != column) {
             let factor = equations[row][column] / first[column];
             equations[row].iter_mut().zip(&first).for_each(|(value, of_first)| *value -= factor * of_first);
@@ -93,7 +91,7 @@ fn solve(rows: &[[f64; 3]], set: &[usize]) -> Option<[f64; 3]> {
     for (place, parameter) in set.iter().enumerate() {
         solution[*parameter] = equations[place][size] / equations[place][place];
     }
-    Some(solution)
+    solution
 }
 
 fn dot(a: &[f64; 3], b: &[f64; 3]) -> f64 {

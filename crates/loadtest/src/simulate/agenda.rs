@@ -77,12 +77,12 @@ mod tests {
         let mut agenda = Agenda::new();
         agenda.note(Duration::from_secs(2), 'c');
         agenda.note(Duration::from_secs(1), 'a');
-        agenda.note(Duration::from_secs(2), 'd');
+        ('d'..='p').for_each(|what| agenda.note(Duration::from_secs(2), what));
         let end = Duration::from_secs(2);
         assert_eq!((agenda.advance(end), agenda.now()), (Some('a'), Duration::from_secs(1)));
         agenda.note_in(Duration::from_millis(500), 'b');
-        agenda.note_in(Duration::from_millis(1001), 'e');
+        agenda.note_in(Duration::from_millis(1001), 'z');
         let rest: String = std::iter::from_fn(|| agenda.advance(end)).collect();
-        assert_eq!((rest.as_str(), agenda.now()), ("bcd", end));
+        assert_eq!((rest.as_str(), agenda.now()), ("bcdefghijklmnop", end));
     }
 }

@@ -271,6 +271,16 @@ mod tests {
     }
 
     #[test]
+    fn one_webhook_has_a_quarter_of_what_else_is_free() {
+        let rules = Rules { requests_per_webhook: 1000, ..Rules::default() };
+        let mut dispatcher = Dispatcher::new(&rules, 1);
+        let turns =
+            (0..1000).filter(|_| matches!(dispatcher.ask(0, 0, Duration::ZERO, &rules), Asked::Turn { .. }));
+        // With 115 of 576 taken, a quarter of the rest is 115.
+        assert_eq!(turns.count(), 115);
+    }
+
+    #[test]
     fn whoever_is_waited_for_in_vain_is_probed_and_the_rest_is_parked_for_longer_and_longer() {
         let rules = Rules::default();
         let mut dispatcher = Dispatcher::new(&rules, 1);

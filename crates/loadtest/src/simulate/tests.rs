@@ -36,6 +36,10 @@ fn is_about(value: usize, expected: f64) -> bool {
 
 #[test]
 fn as_many_wait_for_a_retry_as_littles_law_says() {
+    let early = run(&setup(&[Kind::Failing], 100));
+    let early =
+        ["webhooks.retry.60s", "webhooks.retry.300s"].map(|queue| queued(&early, queue, Kind::Failing));
+    assert!(is_about(early[0], 10.0 * 60.0) && is_about(early[1], 10.0 * 40.0), "{early:?}");
     let observed = run(&setup(&[Kind::Failing], 500));
     // Ten a second fail, again after a minute, and for the last time after five more.
     for (queue, seconds) in [("webhooks.retry.60s", 60.0), ("webhooks.retry.300s", 300.0)] {
@@ -90,7 +94,7 @@ fn what_the_benchmark_counts_is_what_is_simulated() {
 fn who_is_slow_is_served_and_a_stand_in_waits_for_each_first_attempt() {
     let observed = run(&setup(&[Kind::Slow], 300));
     let counts = observed.of(Kind::Slow);
-    let stand_ins = depth(&observed, "webhooks.park.30s").stand_ins;
+    let stand_ins = depth(&observed, "webhooks.park.20s").stand_ins;
     assert!(is_about(stand_ins, 10.0 * 30.0), "{stand_ins}");
     assert!(counts.on_the_wire + counts.succeeded + 300 > counts.created, "{counts:?}");
 }
@@ -115,7 +119,7 @@ fn a_seed_says_everything() {
 #[test]
 fn what_dispatchers_hold_is_bounded_and_the_rest_waits_on_the_broker() {
     let rules = Rules { fan_out_prefetch: 2, prefetch: 3, ..Rules::default() };
-    let observed = run(&Setup { rules, ..setup(&[Kind::Slow, Kind::Failing], 120) });
+    let observed = run(&Setup { rules, ..setup(&[Kind::Slow, Kind::Hanging], 240) });
     assert!(observed.most_messages <= 2 && observed.most_jobs <= 3, "{observed:?}");
     let fan_out = observed.series.iter().find(|line| line.name == "webhooks.fanout").unwrap();
     assert!(fan_out.points.iter().any(|(_, ready)| *ready > 10.0));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use broker::{Backoff, Broker, BrokerConfig, BrokerError, Topology};
+use broker::{Backoff, Broker, BrokerConfig, BrokerError, Origin, Topology};
 use domain::pace::ParkDelays;
 use domain::shard::Shards;
 use service::Settings;
@@ -88,17 +88,22 @@ pub fn store(settings: &Settings, name: &str) -> Result<Store, ConfigureError> {
 
 /// The broker, under the service's name. Starts connecting and declares the [`topology`] after every connect, unless
 /// `amqp.declare` leaves that to others; needs a runtime.
-pub fn broker(settings: &Settings, name: &str) -> Result<Broker, ConfigureError> {
+pub fn broker(settings: &Settings, name: &str, consumes: Origin) -> Result<Broker, ConfigureError> {
     let topology = if settings.amqp.declare { topology(settings) } else { Topology::default() };
-    broker_with(settings, name, topology)
+    broker_with(settings, name, topology, consumes)
 }
 
 /// The broker for a program that only looks: nothing is declared.
 pub fn broker_to_look_at(settings: &Settings, name: &str) -> Result<Broker, ConfigureError> {
-    broker_with(settings, name, Topology::default())
+    broker_with(settings, name, Topology::default(), Origin::Anyone)
 }
 
-fn broker_with(settings: &Settings, name: &str, topology: Topology) -> Result<Broker, ConfigureError> {
+fn broker_with(
+    settings: &Settings,
+    name: &str,
+    topology: Topology,
+    consumes: Origin,
+) -> Result<Broker, ConfigureError> {
     let amqp = &settings.amqp;
     let url = amqp.url.as_ref().ok_or(ConfigureError::Missing("amqp.url"))?;
     let config = BrokerConfig {
@@ -109,6 +114,7 @@ fn broker_with(settings: &Settings, name: &str, topology: Topology) -> Result<Br
         publish_timeout: amqp.publish_timeout.0,
         backoff: Backoff::default(),
         ca_file: amqp.ca_file.clone(),
+        consumes,
     };
     Ok(Broker::connect(config, topology)?)
 }
@@ -128,7 +134,7 @@ mod tests {
         let queues: Vec<_> = topology.queue_names().collect();
         assert!(queues.contains(&"t1.webhooks.retry.1s"), "{queues:?}");
         assert!(queues.contains(&"t1.webhooks.retry.2s"), "{queues:?}");
-        assert!(queues.contains(&"t1.webhooks.park.30s"), "{queues:?}");
+        assert!(queues.contains(&"t1.webhooks.park.40s"), "{queues:?}");
         assert!(!queues.contains(&"t1.webhooks.deliver.s1"), "{queues:?}");
 
         settings.amqp.shards = 2;

@@ -37,7 +37,24 @@ pub struct BrokerConfig {
     pub backoff: Backoff,
     /// PEM certificates to trust for `amqps://` instead of the platform's.
     pub ca_file: Option<PathBuf>,
+    /// Who publishes what is consumed.
+    pub consumes: Origin,
 }
+
+/// Who publishes what is consumed: whether its headers may be as large as the broker lets them.
+///
+/// A message's headers are one frame, and the client buffers 64 of the largest frames for each connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Others too: frames as large as the broker allows (128 KiB by default).
+    Anyone,
+    /// Programs that use this crate: small frames.
+    Ourselves,
+}
+
+/// Largest frame of what this crate publishes. Headers that are moved fit into it ([`crate::Received::forward_to`]); bodies are
+/// split.
+const OWN_FRAME: u32 = 32 * 1024;
 
 impl fmt::Debug for BrokerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -122,12 +139,16 @@ impl Broker {
 
         let (config, topology) = (Arc::new(config), Arc::new(topology));
         let (keepers, closing) = (TaskTracker::new(), CancellationToken::new());
-        let link = |purpose| {
+        let link = |purpose, carries: Origin| {
             let (health, receiver) = watch::channel(Health::not_yet());
+            let mut uri = uri.clone();
+            if carries == Origin::Ourselves {
+                uri.query.frame_max = Some(OWN_FRAME);
+            }
             let keeper = Keeper {
                 purpose,
                 config: config.clone(),
-                uri: uri.clone(),
+                uri,
                 tls: tls.clone(),
                 topology: topology.clone(),
                 closing: closing.clone(),
@@ -135,8 +156,8 @@ impl Broker {
             };
             (Link::new(keeper, &keepers), receiver)
         };
-        let (publishing, publishing_health) = link("publishing");
-        let (consuming, consuming_health) = link("consuming");
+        let (publishing, publishing_health) = link("publishing", Origin::Ourselves);
+        let (consuming, consuming_health) = link("consuming", config.consumes);
         let work = TaskTracker::new();
         let shared = Shared {
             config,

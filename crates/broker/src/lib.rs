@@ -11,7 +11,7 @@ mod publisher;
 mod topology;
 
 pub use backoff::Backoff;
-pub use broker::{Broker, BrokerConfig, Health, check_url};
+pub use broker::{Broker, BrokerConfig, Health, Origin, check_url};
 pub use consumer::{Acker, Batch, Consumer, ConsumerConfig, Delivery, Held, Received};
 pub use error::{BrokerError, PublishError};
 pub use inspect::{Inspector, Pulled};

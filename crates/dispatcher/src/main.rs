@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use backends::Availability;
-use broker::{Broker, ConsumerConfig, PublisherConfig};
+use broker::{Broker, ConsumerConfig, Origin, PublisherConfig};
 use domain::network::AddressPolicy;
 use domain::pace::ParkDelays;
 use domain::retry::Schedule;
@@ -101,7 +101,7 @@ async fn dispatch(context: Context) -> anyhow::Result<()> {
     if !backends::schema_known(&store, &database_check, stopping).await? {
         return Ok(());
     }
-    let broker = backends::broker(&settings, INFO.name)?;
+    let broker = backends::broker(&settings, INFO.name, Origin::Ourselves)?;
     let background = TaskTracker::new();
     background.spawn(backends::watch_store(store.clone(), database_check, stopping.clone()));
     background.spawn(backends::watch_broker(broker.clone(), broker_check, stopping.clone()));

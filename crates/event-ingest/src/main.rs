@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use broker::{ConsumerConfig, PublisherConfig};
+use broker::{ConsumerConfig, Origin, PublisherConfig};
 use isolation::Isolation;
 use ring::rand::SystemRandom;
 use service::{Context, ServiceInfo, Settings};
@@ -64,7 +64,7 @@ async fn ingest(context: Context) -> anyhow::Result<()> {
     if !backends::schema_known(&store, &database_check, stopping).await? {
         return Ok(());
     }
-    let broker = backends::broker(&settings, INFO.name)?;
+    let broker = backends::broker(&settings, INFO.name, Origin::Anyone)?;
     let background = TaskTracker::new();
     background.spawn(backends::watch_store(store.clone(), database_check, stopping.clone()));
     background.spawn(backends::watch_broker(broker.clone(), broker_check, stopping.clone()));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use broker::{Broker, Health, Publisher, PublisherConfig};
+use broker::{Broker, Health, Origin, Publisher, PublisherConfig};
 use service::Settings;
 use tokio::time::timeout;
 
@@ -22,7 +22,7 @@ pub(crate) async fn to_look_at(settings: &Settings) -> anyhow::Result<Broker> {
 
 /// A broker with the services' topology declared: what is published now waits for them.
 pub(crate) async fn to_publish(settings: &Settings) -> anyhow::Result<Broker> {
-    connected(backends::broker(settings, NAME).map_err(NotConfigured::from)?, settings).await
+    connected(backends::broker(settings, NAME, Origin::Anyone).map_err(NotConfigured::from)?, settings).await
 }
 
 async fn connected(broker: Broker, settings: &Settings) -> anyhow::Result<Broker> {

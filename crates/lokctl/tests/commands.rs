@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use broker::{Backoff, Broker, BrokerConfig, Inspector, Message, PublisherConfig, Received};
+use broker::{Backoff, Broker, BrokerConfig, Inspector, Message, Origin, PublisherConfig, Received};
 use testkit::{Binary, DEADLINE, Output, TestDatabase, TestQueues, servers};
 use wire::names::{ERROR_CODE_HEADER, ERROR_HEADER, ROUTING_KEY_HEADER, SOURCE_QUEUE_HEADER};
 use wire::rejected::{POISON, rejected};
@@ -27,6 +27,7 @@ impl Queues {
             publish_timeout: DEADLINE,
             backoff: Backoff::default(),
             ca_file: None,
+            consumes: Origin::Anyone,
         };
         let broker = Broker::connect(config, queues.topology()).unwrap();
         tokio::time::timeout(DEADLINE, broker.ready()).await.expect("the broker is there");

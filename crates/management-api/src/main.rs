@@ -30,7 +30,7 @@ use std::time::Instant;
 
 use actix_web::web;
 use anyhow::Context as _;
-use broker::{Broker, PublisherConfig};
+use broker::{Broker, Origin, PublisherConfig};
 use domain::limits::Limits;
 use domain::network::AddressPolicy;
 use domain::webhook_url::{Schemes, UrlPolicy};
@@ -81,7 +81,7 @@ async fn serve(context: Context) -> anyhow::Result<()> {
     if !backends::schema_known(&store, &database_check, stopping).await? {
         return Ok(());
     }
-    let broker = backends::broker(&settings, INFO.name)?;
+    let broker = backends::broker(&settings, INFO.name, Origin::Ourselves)?;
     tokio::spawn(backends::watch_store(store.clone(), database_check, stopping.clone()));
     tokio::spawn(backends::watch_broker(broker.clone(), broker_check, stopping.clone()));
 

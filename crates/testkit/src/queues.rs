@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use broker::{Backoff, Broker, BrokerConfig};
+use broker::{Backoff, Broker, BrokerConfig, Origin};
 use domain::pace::ParkDelays;
 use domain::shard::Shards;
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
@@ -127,6 +127,7 @@ pub fn connect_to(url: &str, topology: broker::Topology) -> Broker {
         publish_timeout: DEADLINE,
         backoff: Backoff::default(),
         ca_file: None,
+        consumes: Origin::Anyone,
     };
     Broker::connect(config, topology).unwrap_or_else(|error| panic!("the broker's URL is of no use: {error}"))
 }

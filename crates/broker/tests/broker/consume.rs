@@ -270,17 +270,25 @@ async fn headers_that_would_not_fit_stay_behind_when_a_message_is_moved() {
     with_bench(async |bench| {
         let broker = connect(work(&bench)).await;
         let publisher = broker.publisher(PublisherConfig::default());
-        // The most that fits into a frame with the rest.
-        let large = bench.message("work", 1).header("large", &"x".repeat(120_000));
-        let _proof = publisher.publish(large).await.unwrap();
         let mut consumer = consumer(&broker, &bench, "work", 1);
-        let taken = next(&mut consumer).await;
-        let moved = taken.received.forward_to(bench.name("work")).header("more", &"x".repeat(20_000));
-        taken.acker.ack(publisher.publish(moved).await.unwrap());
-        let moved = next(&mut consumer).await;
-        assert_eq!(number(&moved.received.body), 1);
-        assert_eq!(moved.received.headers.text("large"), None);
-        moved.acker.ack(Confirmed::nothing_to_publish());
+        // The most that fits into a stranger's frame with the rest, and the most that goes along.
+        for (bytes, stays_behind) in [(120_000, true), (16_000, false)] {
+            let mut table = FieldTable::default();
+            table.insert("large".into(), AMQPValue::LongString("x".repeat(bytes).into()));
+            let properties = BasicProperties::default().with_headers(table);
+            let (queue, options) = (bench.name("work"), BasicPublishOptions::default());
+            let publishing =
+                bench.channel().basic_publish("".into(), queue.into(), options, b"1", properties);
+            publishing.await.unwrap();
+            let taken = next(&mut consumer).await;
+            assert_eq!(taken.received.headers.text("large").map(|text| text.len()), Some(bytes));
+            let moved = taken.received.forward_to(bench.name("work")).header("more", &"x".repeat(12_000));
+            taken.acker.ack(publisher.publish(moved).await.unwrap());
+            let moved = next(&mut consumer).await;
+            assert_eq!(number(&moved.received.body), 1);
+            assert_eq!(moved.received.headers.text("large").is_none(), stays_behind, "{bytes}");
+            moved.acker.ack(Confirmed::nothing_to_publish());
+        }
     })
     .await;
 }

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use broker::{Backoff, Broker, BrokerConfig, Consumer, ConsumerConfig, Message, Topology};
+use broker::{Backoff, Broker, BrokerConfig, Consumer, ConsumerConfig, Message, Origin, Topology};
 use futures_util::FutureExt as _;
 use lapin::options::{
     BasicAckOptions, BasicGetOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
@@ -102,6 +102,7 @@ pub(crate) fn config() -> BrokerConfig {
         publish_timeout: DEADLINE,
         backoff: Backoff::new(Duration::from_millis(10), Duration::from_millis(200)),
         ca_file: None,
+        consumes: Origin::Anyone,
     }
 }
 

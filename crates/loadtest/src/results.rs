@@ -113,10 +113,14 @@ impl Results {
                 self.at,
                 other.at
             );
+            let known = self.scenarios.len();
             for scenario in other.scenarios {
                 if !self.scenarios.iter().any(|own| own.name == scenario.name) {
                     self.scenarios.push(scenario);
                 }
+            }
+            if self.scenarios.len() > known {
+                self.at = format!("{}, {}", self.at, other.at);
             }
         }
         Ok(self)
@@ -230,6 +234,7 @@ pub(crate) mod tests {
         second.add("b", "", &rate(3.0));
         let both = first.with([second]).unwrap();
         let value = |name| both.figure(name, "rate").map(|figure| figure.value);
+        assert_eq!(both.at.matches("2026-11-26").count(), 2, "{}", both.at);
         assert_eq!((value("a"), value("b"), both.scenarios.len()), (Some(1.0), Some(3.0), 2));
         third.machine.cores = 64;
         assert!(both.with([third]).unwrap_err().to_string().contains("different machines"));

@@ -73,7 +73,8 @@ fn a_hanging_receiver_is_probed_and_the_rest_of_its_load_is_parked() {
     let counts = observed.of(Kind::Hanging);
     // Ten webhooks, each probed by two dispatchers. Without, there would be a hundred requests on the wire, and more with retries.
     assert!(counts.on_the_wire <= 20, "{counts:?}");
-    let parked = queued(&observed, "webhooks.park.120s", Kind::Hanging);
+    let longest = Rules::default().park_delays.delay(usize::MAX);
+    let parked = queued(&observed, &format!("webhooks.park.{}s", longest.as_secs()), Kind::Hanging);
     assert!(parked > 1000, "{parked}");
     assert_eq!(observed.of(Kind::Healthy).parked, 0);
 }
@@ -94,8 +95,12 @@ fn what_the_benchmark_counts_is_what_is_simulated() {
 fn who_is_slow_is_served_and_a_stand_in_waits_for_each_first_attempt() {
     let observed = run(&setup(&[Kind::Slow], 300));
     let counts = observed.of(Kind::Slow);
-    let stand_ins = depth(&observed, "webhooks.park.20s").stand_ins;
-    assert!(is_about(stand_ins, 10.0 * 30.0), "{stand_ins}");
+    // For longer than a request takes, ten a second.
+    let rules = Rules::default();
+    let delay =
+        rules.park_delays.delay(rules.park_delays.rung_beyond(rules.timeout + Duration::from_secs(1)));
+    let stand_ins = depth(&observed, &format!("webhooks.park.{}s", delay.as_secs())).stand_ins;
+    assert!(is_about(stand_ins, 10.0 * delay.as_secs_f64()), "{stand_ins}");
     assert!(counts.on_the_wire + counts.succeeded + 300 > counts.created, "{counts:?}");
 }
 

@@ -165,8 +165,13 @@ impl Platform {
 
     /// Messages that wait to be taken by event-ingest.
     pub(crate) async fn ingest_backlog(&self) -> anyhow::Result<u32> {
-        let queue = self.stack.queues().names().ingest_queue();
-        Ok(self.broker.inspector().depth(&queue).await?.unwrap_or(0))
+        let names = self.stack.queues().names();
+        let mut backlog = 0;
+        // What moves from the first to the second meanwhile is counted, or in somebody's hands.
+        for queue in [names.ingest_queue(), names.bulk_queue()] {
+            backlog += self.broker.inspector().depth(&queue).await?.unwrap_or(0);
+        }
+        Ok(backlog)
     }
 
     /// The HTTP side of an event-ingest, if it is known where it listens.

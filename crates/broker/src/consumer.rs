@@ -53,9 +53,9 @@ pub struct Received {
     pub delivery_count: u64,
 }
 
-/// Most bytes of headers that go along when a message is moved. A message's headers have to fit into one frame (32 KiB of what
+/// Most bytes of headers that go along when a message is moved. A message's headers have to fit into one frame (64 KiB of what
 /// we publish), and so have those of the move.
-const MAX_MOVED_HEADER_BYTES: usize = 16 * 1024;
+const MAX_MOVED_HEADER_BYTES: usize = 32 * 1024;
 
 impl Received {
     pub(crate) fn new(
@@ -88,7 +88,7 @@ impl Received {
     }
 
     /// The same content as a message to another queue, and to no other: without `CC` and `BCC`, which make RabbitMQ
-    /// send copies elsewhere. Whoever takes it from there is told if it came back here. Headers over 16 KiB in all stay
+    /// send copies elsewhere. Whoever takes it from there is told if it came back here. Headers over 32 KiB in all stay
     /// behind.
     pub fn forward_to(&self, queue: impl Into<String>) -> Message {
         let mut message = Message::to_queue(queue, self.body.clone());

@@ -69,13 +69,12 @@ impl Command {
     /// Runs it; what is to be printed.
     pub(crate) fn run(&self) -> anyhow::Result<String> {
         match self {
-            Self::Table { results } => Ok(required::markdown(&results.read()?, FIGURES)),
+            Self::Table { results } => Ok(required::markdown(&together(results.read()?)?, FIGURES)),
             Self::Model { results } => {
-                let scaling = Scaling::of(&results.read()?)?;
+                let scaling = Scaling::of_first(&results.read()?)?;
                 let file = results.beside("scaling.svg");
                 write(&file, scaling.svg())?;
-                let (measured, law, table) = (scaling.measured_table(), scaling.law(), scaling.table());
-                Ok(format!("{measured}\n{law}\n{table}\ndrawn as {}", file.display()))
+                Ok(format!("{}\ndrawn as {}", scaling.report(), file.display()))
             }
             Self::Simulate { simulation, svg } => {
                 let simulated = Simulated::of(&simulation.setup());
@@ -84,20 +83,23 @@ impl Command {
             }
             Self::Docs { results, simulation, document } => {
                 let (results, mut written) = (results.read()?, Document::read(document)?);
-                written.put_results(&results)?;
+                let scaling = Scaling::of_first(&results);
+                let left = match &scaling {
+                    Ok(scaling) => written.put_scaling(scaling).map(|()| String::new())?,
+                    Err(error) => format!("; the scaling model is left as it was: {error:#}"),
+                };
+                written.put_results(&together(results)?)?;
                 written.put_simulation(&simulation.setup())?;
                 written.write()?;
-                Ok(format!("written to {}", document.display()))
+                Ok(format!("written to {}{left}", document.display()))
             }
         }
     }
 }
 
 impl Files {
-    fn read(&self) -> anyhow::Result<Results> {
-        let mut each = self.files.iter().map(|file| Results::read(file));
-        let first = each.next().context("no results")??;
-        first.with(each.collect::<anyhow::Result<Vec<_>>>()?)
+    fn read(&self) -> anyhow::Result<Vec<Results>> {
+        self.files.iter().map(|file| Results::read(file)).collect()
     }
 
     /// Among the plots of the first of them.
@@ -111,6 +113,12 @@ impl Simulation {
         let time = Duration::from_secs(60 * u64::from(self.minutes));
         Setup::large(self.dispatchers as usize, time, self.seed)
     }
+}
+
+/// Later results add what earlier ones do not have.
+fn together(results: Vec<Results>) -> anyhow::Result<Results> {
+    let mut results = results.into_iter();
+    results.next().context("no results")?.with(results)
 }
 
 fn write(file: &Path, svg: Option<String>) -> anyhow::Result<()> {

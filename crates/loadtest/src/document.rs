@@ -67,12 +67,11 @@ impl Document {
                 shown.push_str(&self.image(name, &format!("`{name}`: {what}")));
             }
         }
-        self.put("plots", &shown)?;
-        self.put_scaling(&Scaling::of(results)?)
+        self.put("plots", &shown)
     }
 
-    fn put_scaling(&mut self, scaling: &Scaling) -> anyhow::Result<()> {
-        let mut text = format!("{}\n{}\n{}\n", scaling.measured_table(), scaling.law(), scaling.table());
+    pub(crate) fn put_scaling(&mut self, scaling: &Scaling) -> anyhow::Result<()> {
+        let mut text = scaling.report() + "\n";
         if self.draw("scaling", scaling.svg())? {
             text.push_str(&self.image("scaling", "What so many dispatchers can do"));
         }
@@ -118,7 +117,7 @@ impl Document {
 
     fn image(&self, name: &str, what: &str) -> String {
         let directory = self.plots.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        format!("![{what}]({directory}/{name}.svg)\n")
+        format!("![{what}]({directory}/{name}.svg)\n\n")
     }
 }
 
@@ -204,11 +203,12 @@ mod tests {
     fn the_document_has_a_place_for_everything_that_is_generated() {
         let (directory, mut document) = in_a_directory(TEXT);
         document.put_results(&measured()).unwrap();
+        document.put_scaling(&Scaling::of(&measured()).unwrap()).unwrap();
         let setup = Setup { events_per_second: 50, users: 40, ..Setup::large(2, Duration::from_secs(20), 1) };
         document.put_simulation(&setup).unwrap();
         document.write().unwrap();
         let text = std::fs::read_to_string(directory.path().join("performance.md")).unwrap();
-        assert!(text.contains("| deliveries/s, fan-out 1 | ≥ 9000 | 9876 |"), "{text}");
+        assert!(text.contains("| deliveries/s, fan-out 1 | ≥ 9,000 | 9,876 |"), "{text}");
         assert!(
             text.contains("](performance/simulation.svg)") && text.contains("](performance/scaling.svg)")
         );

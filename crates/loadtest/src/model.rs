@@ -30,6 +30,7 @@ const OTHERS: [(&str, &str); 3] =
 /// What was measured, and the law that fits.
 #[derive(Debug)]
 pub(crate) struct Scaling {
+    at: String,
     measured: Vec<Measured>,
     usl: Usl,
 }
@@ -47,6 +48,13 @@ struct Measured {
 }
 
 impl Scaling {
+    /// Of the first results that have what it takes: costs of different runs do not compare.
+    pub(crate) fn of_first(all: &[Results]) -> anyhow::Result<Self> {
+        let mut scalings = all.iter().map(Self::of);
+        let first = scalings.next().context("no results")?;
+        first.or_else(|error| scalings.find_map(Result::ok).ok_or(error))
+    }
+
     /// Of the scenarios with one, two and four dispatchers.
     pub(crate) fn of(results: &Results) -> anyhow::Result<Self> {
         let (mut measured, mut rates) = (Vec::new(), Vec::new());
@@ -77,11 +85,17 @@ impl Scaling {
             "the model needs two of the scenarios fan-out-1, dispatchers-2, dispatchers-4"
         );
         let usl = Usl::fit(&rates).context("no law fits: a dispatcher used no CPU time")?;
-        Ok(Self { measured, usl })
+        Ok(Self { at: results.at.clone(), measured, usl })
+    }
+
+    /// For people: what was measured, the law, what it says.
+    pub(crate) fn report(&self) -> String {
+        let (measured, law, table) = (self.measured_table(), self.law(), self.table());
+        format!("Measured {}.\n\n{measured}\n{law}\n{table}", self.at)
     }
 
     /// What was measured, and what one core for each dispatcher would make of it.
-    pub(crate) fn measured_table(&self) -> String {
+    fn measured_table(&self) -> String {
         let rows: Vec<_> = self
             .measured
             .iter()
@@ -110,7 +124,7 @@ impl Scaling {
     }
 
     /// What is predicted, and the cores for it.
-    pub(crate) fn table(&self) -> String {
+    fn table(&self) -> String {
         let rows: Vec<_> = PREDICTED
             .iter()
             .map(|dispatchers| {
@@ -132,7 +146,7 @@ impl Scaling {
     }
 
     /// The law, in words.
-    pub(crate) fn law(&self) -> String {
+    fn law(&self) -> String {
         let Usl { lambda, sigma, kappa } = self.usl;
         let peak = match self.usl.peak() {
             Some(peak) => format!("it is highest at {peak:.0} dispatchers"),
@@ -226,8 +240,14 @@ mod tests {
 
     #[test]
     fn one_number_of_dispatchers_makes_no_model() {
-        let mut results = results();
-        results.add("fan-out-1", "", &run(&[0.05], 0.06));
-        assert!(Scaling::of(&results).unwrap_err().to_string().contains("dispatchers-2"));
+        let mut first = results();
+        first.add("fan-out-1", "", &run(&[0.05], 0.06));
+        assert!(Scaling::of(&first).unwrap_err().to_string().contains("dispatchers-2"));
+        let mut others = results();
+        others.at = "later".to_owned();
+        others.add("fan-out-1", "", &run(&[0.05], 0.06));
+        others.add("dispatchers-2", "", &run(&[0.025; 2], 0.06));
+        assert!(Scaling::of_first(&[]).is_err());
+        assert_eq!(Scaling::of_first(&[first, others]).unwrap().at, "later");
     }
 }

@@ -1,8 +1,8 @@
 //! The figures that are asked for, and which of them a run reached.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
-use crate::markdown;
+use crate::markdown::{self, grouped};
 use crate::outcome::{Figure, Unit};
 use crate::results::Results;
 
@@ -26,6 +26,17 @@ impl Target {
             Self::AtLeast(target) => format!("≥ {}", unit.show(target)),
             Self::AtMost(target) => format!("≤ {}", unit.show(target)),
         }
+    }
+}
+
+/// With as many digits as it was given.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sign, value) = match self {
+            Self::AtLeast(value) => ("≥", value),
+            Self::AtMost(value) => ("≤", value),
+        };
+        if *value >= 1000.0 { write!(f, "{sign} {}", grouped(*value)) } else { write!(f, "{sign} {value}") }
     }
 }
 
@@ -121,11 +132,14 @@ pub(crate) fn table(results: &Results, figures: &[Required]) -> String {
 /// All figures for a document: required, measured, the floor's, and how they compare.
 pub(crate) fn markdown(results: &Results, figures: &[Required]) -> String {
     let none = || "–".to_owned();
+    let shown = |figure: Figure| match figure.unit {
+        Unit::PerSecond => grouped(figure.value),
+        unit => unit.show(figure.value),
+    };
     let rows: Vec<_> = figures
         .iter()
         .map(|required| {
             let measured = required.measured(results);
-            let unit = measured.map_or(Unit::Count, |figure| figure.unit);
             let floor = required.floor.and_then(|(floor, figure)| results.figure(floor, figure));
             let ratio =
                 required.floor.and_then(|floor| results.ratio((required.scenario, required.figure), floor));
@@ -134,9 +148,9 @@ pub(crate) fn markdown(results: &Results, figures: &[Required]) -> String {
             });
             vec![
                 required.what.to_owned(),
-                required.target.show(unit),
-                measured.map_or_else(none, |figure| unit.show(figure.value)),
-                floor.map_or_else(none, |figure| figure.unit.show(figure.value)),
+                required.target.to_string(),
+                measured.map_or_else(none, shown),
+                floor.map_or_else(none, shown),
                 ratio.map_or_else(none, |ratio| format!("{ratio:.2}")),
                 verdict.to_owned(),
             ]
@@ -173,8 +187,8 @@ mod tests {
         }
         let text = markdown(&results, FIGURES);
         assert_eq!(text.lines().count(), 2 + FIGURES.len(), "{text}");
-        assert!(text.contains("| ≥ 9000 | 8000 | 5000 | 1.50 | **missed** |"), "{text}");
-        assert!(text.contains("| – | – | – | not measured |"), "{text}");
+        assert!(text.contains("| ≥ 9,000 | 8,000 | 5,000 | 1.50 | **missed** |"), "{text}");
+        assert!(text.contains("| ≤ 1.1 | – | – | – | not measured |"), "{text}");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The benchmark: release binaries, a private PostgreSQL and RabbitMQ in .dev/bench-servers, crates/loadtest.
+# The benchmark: the binaries that images have, a private PostgreSQL and RabbitMQ in .dev/bench-servers, crates/loadtest.
 # Results in .dev/bench/TIMESTAMP.json, plots in .dev/bench/TIMESTAMP/. Arguments go to loadtest: deploy/dev/bench.sh --help
 #
 #   LOK_TEST_DATABASE_URL, LOK_TEST_AMQP_URL       servers to use instead; the database user may create databases
+#   LOK_BENCH_PROFILE                             cargo's profile (production; release is built much faster, and runs a little slower)
 #   LOK_BENCH_BUILT=1                             measures the binaries that are there
 #   LOK_BENCH_POSTGRES_PORT, LOK_BENCH_AMQP_PORT   ports of the private ones (25434, 25674): below those
 #                                                  that the system gives to connections, of which a benchmark makes many
@@ -33,12 +34,15 @@ need taskset util-linux # pins dispatchers
 LOG_DIR=$ROOT/.dev/log
 mkdir -p "$LOG_DIR"
 install_missing
-say "building (cargo build --release)"
-[ -n "${LOK_BENCH_BUILT:-}" ] || cargo build --release --locked -p event-ingest -p dispatcher -p loadtest
+PROFILE=${LOK_BENCH_PROFILE:-production}
+if [ -z "${LOK_BENCH_BUILT:-}" ]; then
+    say "building (cargo build --profile $PROFILE)"
+    cargo build --profile "$PROFILE" --locked -p event-ingest -p dispatcher -p loadtest
+fi
 
 trap 'stack wipe' EXIT
 stack wipe >/dev/null
 stack servers
 use_servers .dev/bench-servers/env
 
-timeout --signal=TERM --kill-after=30 7200 "${CARGO_TARGET_DIR:-target}/release/loadtest" "$@" 8>&-
+timeout --signal=TERM --kill-after=30 7200 "${CARGO_TARGET_DIR:-target}/$PROFILE/loadtest" "$@" 8>&-

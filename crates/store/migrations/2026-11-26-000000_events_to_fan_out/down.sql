@@ -1,6 +1,5 @@
-ALTER TABLE events ADD COLUMN fanned_out_at timestamptz;
-ALTER TABLE events ADD COLUMN queued_at timestamptz NOT NULL DEFAULT now();
-UPDATE events SET fanned_out_at = received_at WHERE NOT EXISTS (SELECT FROM events_to_fan_out WHERE event_id = id);
+UPDATE events SET fanned_out_at = received_at
+ WHERE fanned_out_at IS NULL AND NOT EXISTS (SELECT FROM events_to_fan_out WHERE event_id = id);
 UPDATE events SET queued_at = waiting.queued_at FROM events_to_fan_out waiting WHERE event_id = id;
 DROP TABLE events_to_fan_out;
 CREATE INDEX events_to_fan_out ON events (queued_at) WHERE fanned_out_at IS NULL;

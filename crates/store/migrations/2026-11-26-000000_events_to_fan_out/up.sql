@@ -11,4 +11,4 @@ CREATE TABLE events_to_fan_out (
 );
 
 INSERT INTO events_to_fan_out (event_id, queued_at) SELECT id, queued_at FROM events WHERE fanned_out_at IS NULL;
-ALTER TABLE events DROP COLUMN fanned_out_at, DROP COLUMN queued_at;
+-- `fanned_out_at` and `queued_at` stay for services of the version before, which run until they are replaced.

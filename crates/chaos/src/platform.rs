@@ -167,9 +167,13 @@ impl Platform {
     pub(crate) async fn ingest_backlog(&self) -> anyhow::Result<u32> {
         let names = self.stack.queues().names();
         let mut backlog = 0;
-        // What moves from the first to the second meanwhile is counted, or in somebody's hands.
+        // In the order in which messages move: what moves meanwhile is counted, or in somebody's hands.
         for queue in [names.ingest_queue(), names.bulk_queue()] {
-            backlog += self.broker.inspector().depth(&queue).await?.unwrap_or(0);
+            // Each end of an event-ingest gives messages back, and what came back many times is isolated.
+            let isolated = names.isolated_queue(&queue);
+            for queue in [queue, isolated] {
+                backlog += self.broker.inspector().depth(&queue).await?.unwrap_or(0);
+            }
         }
         Ok(backlog)
     }

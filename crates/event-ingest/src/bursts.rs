@@ -1,6 +1,6 @@
 //! Events that come in bursts: they are stored after those of other users.
 
-use broker::{Confirmed, Message, Received};
+use broker::{Confirmed, Message};
 use domain::UserId;
 use domain::event::AcceptedEvent;
 use futures_util::future::try_join_all;
@@ -8,9 +8,10 @@ use ingress::{Buckets, Rate};
 use metrics::counter;
 use service::settings::Ingest;
 use tokio::time::Instant;
-use wire::moved::moved;
+use wire::{FanOut, PROTOBUF};
 
 use crate::outbox::Outbox;
+use crate::pipeline::{of_new, to_store};
 use crate::retry::Stopping;
 
 /// Tells which events come in bursts, and moves them to the queue of those.
@@ -34,33 +35,26 @@ impl Bursts {
         self.users.as_ref().is_some_and(|users| all_are_over(users, &event.recipients, now))
     }
 
-    /// Publishes messages that move, all at once.
+    /// Puts events into the queue of those that come in bursts: a group a message.
     ///
     /// # Errors
     /// The service is stopping and the broker does not confirm.
-    pub(crate) async fn put(&self, messages: Vec<Message>) -> Result<Confirmed, Stopping> {
-        let count = messages.len() as u64;
-        let confirmed =
-            try_join_all(messages.into_iter().map(|message| self.outbox.publish(message))).await?;
+    pub(crate) async fn put(&self, events: Vec<AcceptedEvent>) -> Result<Confirmed, Stopping> {
+        let count = events.len() as u64;
+        let groups = FanOut::grouped(events.into_iter().map(|event| of_new(&to_store(event))));
+        let publishing = groups.iter().map(|group| {
+            self.outbox.publish(Message::to_queue(&self.queue, group.encode()).content_type(PROTOBUF))
+        });
+        let confirmed = try_join_all(publishing).await?;
         counter!("ingest_moved_to_bulk_total").increment(count);
         Ok(confirmed.into_iter().fold(Confirmed::nothing_to_publish(), Confirmed::and))
-    }
-
-    /// A message as it moves to the queue of those that come in bursts: as it was published. If the event has no id but the one it was given here, it keeps that one: the broker may
-    /// take two copies of the message, or deliver it twice.
-    pub(crate) fn message(&self, received: &Received, event: &AcceptedEvent) -> Message {
-        let message = moved(received, &self.queue);
-        match event.publisher_id {
-            Some(_) => message,
-            None => message.message_id(event.public_id().as_str()),
-        }
     }
 }
 
 /// Whether everybody whom an event concerns got more than the rate. Each of them is charged: an event that somebody waits for who
 /// got little comes to all its recipients at once.
 fn all_are_over(users: &Buckets, recipients: &[UserId], now: Instant) -> bool {
-    let under = recipients.iter().filter(|user| users.take(user, 1, now.into_std()).wait.is_none());
+    let under = recipients.iter().filter(|user| users.charge(user, 1, now.into_std()));
     under.count() == 0
 }
 
@@ -88,10 +82,10 @@ mod tests {
         assert!(all_are_over(&buckets, &busy, now));
         assert!(!all_are_over(&buckets, &quiet, now));
 
-        // What is in bursts is not charged: a part of it always goes with the others.
-        let later = now + Duration::from_secs(1);
-        let over = (0..100).filter(|_| all_are_over(&buckets, &busy, later)).count();
-        assert_eq!(over, 95, "in a second a full bucket came back");
+        // What goes on as fast is in the burst too.
+        let faster = (1..100).map(|n| now + Duration::from_millis(n * 50));
+        assert!(faster.map(|at| all_are_over(&buckets, &busy, at)).all(|is_over| is_over));
+        assert!(!all_are_over(&buckets, &busy, now + Duration::from_secs(7)), "until it ends");
     }
 
     #[tokio::test(start_paused = true)]

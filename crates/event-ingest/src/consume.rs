@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use broker::{Batch, Confirmed, Consumer, Received};
+use bytes::Bytes;
 use domain::event::{AcceptedEvent, NotAccepted, Rejection};
 use domain::id::NoRandomness;
 use futures_util::future::{try_join, try_join_all};
@@ -11,12 +12,13 @@ use metrics::histogram;
 use tokio::task::block_in_place;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use wire::moved::as_published;
+use wire::FanOut;
+use wire::rejected::UNUSABLE;
 
 use crate::bursts::Bursts;
 use crate::counted::{Outcome, Source};
 use crate::decode::{Decoded, Decoder};
-use crate::pipeline::{Pipeline, Receipt, StatementBounds};
+use crate::pipeline::{Pipeline, Receipt, StatementBounds, to_store, to_store_moved};
 use crate::reject::RejectedQueue;
 use crate::retry::{Retry, Stopping};
 use crate::turns::Turns;
@@ -73,8 +75,7 @@ impl<W: Work> Consumption<W> {
             }
             Rank::Bulk => {
                 self.turns.wait().await;
-                let messages: Vec<_> = messages.iter().cloned().map(as_published).collect();
-                Ok(self.isolation.work_off(&*self.work, &messages).await?)
+                Ok(self.isolation.work_off(&*self.work, messages).await?)
             }
         }
     }
@@ -95,14 +96,14 @@ impl Storing {
         for (message, checked) in checked {
             match checked {
                 Ok(event) => {
-                    accepted.push(event);
+                    accepted.push(to_store(event));
                     messages.push(message);
                 }
                 Err(rejection) => rejections.push((message, rejection)),
             }
         }
         let (rejected, (receipts, taken)) =
-            try_join(self.reject(&rejections), self.pipeline.take(accepted)).await?;
+            try_join(self.reject(&rejections), self.pipeline.take(&accepted)).await?;
 
         let refused: Vec<_> = messages.into_iter().zip(receipts).filter_map(refusal).collect();
         let refused = self.reject(&refused).await?;
@@ -147,15 +148,45 @@ impl Work for Sorting {
         let (mut in_bursts, mut others) = (Vec::new(), Vec::with_capacity(checked.len()));
         for (message, checked) in checked {
             match checked {
-                Ok(event) if self.bursts.include(&event, now) => {
-                    in_bursts.push(self.bursts.message(message, &event));
-                }
+                Ok(event) if self.bursts.include(&event, now) => in_bursts.push(event),
                 checked => others.push((message, checked)),
             }
         }
         let (moved, stored) =
             try_join(self.bursts.put(in_bursts), self.storing.store_or_reject(others)).await?;
         Ok(moved.and(stored))
+    }
+}
+
+/// Stores events that were checked and moved.
+pub(crate) struct StoringMoved {
+    pub(crate) pipeline: Pipeline,
+    pub(crate) rejected: RejectedQueue,
+    pub(crate) isolation: Isolation,
+}
+
+impl Work for StoringMoved {
+    async fn work_off(&self, messages: &[Received]) -> Result<Confirmed, isolation::Stopping> {
+        let (mut events, mut proof) = (Vec::new(), Confirmed::nothing_to_publish());
+        for message in messages {
+            match FanOut::decode(message.body.clone()) {
+                Ok(group) => events.extend(group.events.into_iter().map(to_store_moved)),
+                Err(error) => {
+                    let moving = message.forward_to(self.isolation.queue());
+                    proof = proof.and(self.isolation.set_aside(moving, UNUSABLE, &error.to_string()).await?);
+                }
+            }
+        }
+        let (receipts, taken) = self.pipeline.take(&events).await?;
+        let refused: Vec<_> = events.iter().zip(receipts).filter_map(refusal).collect();
+        let moving = refused.iter().map(|(event, rejection)| self.rejected.put_event(event, rejection));
+        let refused = try_join_all(moving).await?;
+        Ok(refused.into_iter().fold(proof.and(taken), Confirmed::and))
+    }
+
+    fn parts(&self, message: &Received) -> Vec<Bytes> {
+        let events = FanOut::decode(message.body.clone()).map(|group| group.events).unwrap_or_default();
+        events.into_iter().map(|event| FanOut { events: vec![event] }.encode()).collect()
     }
 }
 
@@ -171,11 +202,11 @@ fn sorted(decoded: Decoded) -> Result<Checked, NoRandomness> {
 }
 
 /// Counts what became of an event; what the database refused has still to be set aside.
-fn refusal((message, receipt): (&Received, Receipt)) -> Option<(&Received, Rejection)> {
+fn refusal<T>((of, receipt): (T, Receipt)) -> Option<(T, Rejection)> {
     match receipt {
         Receipt::Stored(_) => Source::Amqp.count(Outcome::Accepted),
         Receipt::Duplicate(_) => Source::Amqp.count(Outcome::Duplicate),
-        Receipt::Refused(rejection) => return Some((message, rejection)),
+        Receipt::Refused(rejection) => return Some((of, rejection)),
     }
     None
 }

@@ -24,7 +24,7 @@ use crate::decode::Decoder;
 use crate::http::auth::{Tokens, TokensError};
 use crate::http::body::{BodyBudget, Share};
 use crate::http::problem::Problem;
-use crate::pipeline::{Pipeline, Receipt};
+use crate::pipeline::{Pipeline, Receipt, to_store};
 use crate::turns::Turns;
 
 /// Groups of events being made durable at once.
@@ -162,9 +162,10 @@ fn intake(pipeline: Pipeline, batch_events: u32, turns: Turns, shutdown: &Shutdo
             let now = Instant::now();
             let is_wanted: Vec<_> = waiting.iter().map(|it| it.deadline > now).collect();
             let deadline = waiting.iter().map(|it| it.deadline).max().unwrap_or(now);
-            let (wanted, shares): (Vec<_>, Vec<_>) =
-                waiting.into_iter().filter(|it| it.deadline > now).map(|it| (it.event, it.share)).unzip();
-            let taken = timeout_at(deadline, pipeline.take(wanted)).await;
+            let wanted = waiting.into_iter().filter(|it| it.deadline > now);
+            let (wanted, shares): (Vec<_>, Vec<_>) = wanted.map(|it| (to_store(it.event), it.share)).unzip();
+            let taken = timeout_at(deadline, pipeline.take(&wanted)).await;
+            drop(wanted);
             drop(shares);
             let receipts = taken.ok().and_then(Result::ok).map(|(receipts, _confirmed)| receipts);
             let mut receipts = receipts.unwrap_or_default().into_iter();

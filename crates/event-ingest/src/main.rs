@@ -21,9 +21,10 @@ use isolation::Isolation;
 use ring::rand::SystemRandom;
 use service::{Context, ServiceInfo, Settings};
 use tokio_util::task::TaskTracker;
+use wire::fan_out::MESSAGE_BYTES;
 
 use crate::bursts::Bursts;
-use crate::consume::{Consumption, Rank, Sorting, Storing};
+use crate::consume::{Consumption, Rank, Sorting, Storing, StoringMoved};
 use crate::decode::Decoder;
 use crate::outbox::Outbox;
 use crate::pipeline::{Pipeline, StatementBounds};
@@ -79,37 +80,46 @@ async fn ingest(context: Context) -> anyhow::Result<()> {
     let server = http::start(&settings, pipeline.clone(), decoder.clone(), &turns, &shutdown)?;
     let consumer =
         |queue: String, prefetch| broker.consumer(queue, ConsumerConfig { prefetch, tag: INFO.name.into() });
-    // What comes in bursts is isolated and set aside with the rest: it is the same stage.
-    let isolation = Isolation::new(
-        broker.publisher(PublisherConfig::default()),
-        (*names).clone(),
-        names.ingest_queue(),
-        stopping.clone(),
-    );
-    let (waiting, bulk, isolated) = (
-        consumer(names.ingest_queue(), settings.ingest.prefetch),
-        consumer(names.bulk_queue(), settings.ingest.bulk_prefetch),
-        consumer(isolation.isolated_queue().to_owned(), 1),
-    );
-    // What moves goes over a channel of its own: what is stored meanwhile does not wait behind it.
-    let moving = Outbox::new(broker.publisher(PublisherConfig::default()), retry.clone());
-    let bursts = Bursts::new(&settings.ingest, moving, names.bulk_queue());
+    let isolation = |queue| {
+        let publisher = broker.publisher(PublisherConfig::default());
+        Isolation::new(publisher, (*names).clone(), queue, stopping.clone())
+    };
+    let (of_waiting, of_bulk) = (isolation(names.ingest_queue()), isolation(names.bulk_queue()));
+    let prefetch = &settings.ingest;
+    let waiting = consumer(names.ingest_queue(), prefetch.prefetch);
+    let bulk = consumer(names.bulk_queue(), prefetch.bulk_prefetch);
+    let [isolated, isolated_bulk] =
+        [&of_waiting, &of_bulk].map(|isolation| consumer(isolation.isolated_queue().to_owned(), 1));
+
+    let bursts = Bursts::new(&settings.ingest, outbox.clone(), names.bulk_queue());
     let rejected = RejectedQueue::new(outbox, names);
+    let storing_moved = Arc::new(StoringMoved {
+        pipeline: pipeline.clone(),
+        rejected: rejected.clone(),
+        isolation: of_bulk.clone(),
+    });
     let storing = Arc::new(Storing { pipeline, decoder, rejected, retry });
     let sorting = Arc::new(Sorting { storing: storing.clone(), bursts });
-    let first = Consumption {
+    let consuming = Consumption {
         work: sorting,
-        isolation: isolation.clone(),
+        isolation: of_waiting.clone(),
         bounds,
         rank: Rank::First,
         turns: turns.clone(),
     };
-    let last =
-        Consumption { work: storing.clone(), isolation: isolation.clone(), bounds, rank: Rank::Bulk, turns };
+    let consuming_bulk = Consumption {
+        work: storing_moved.clone(),
+        isolation: of_bulk.clone(),
+        bounds: StatementBounds { bytes: MESSAGE_BYTES, ..bounds },
+        rank: Rank::Bulk,
+        turns,
+    };
     let tasks = shutdown.tasks();
-    let mut consuming = tasks.spawn(first.run(waiting, stopping.clone()));
-    let mut consuming_bulk = tasks.spawn(last.run(bulk, stopping.clone()));
-    let mut consuming_isolated = tasks.spawn(isolation.run(storing, isolated));
+    let mut consuming = tasks.spawn(consuming.run(waiting, stopping.clone()));
+    let mut consuming_bulk = tasks.spawn(consuming_bulk.run(bulk, stopping.clone()));
+    // What is worked off alone is not moved again.
+    let mut consuming_isolated = tasks.spawn(of_waiting.run(storing, isolated));
+    let mut consuming_isolated_bulk = tasks.spawn(of_bulk.run(storing_moved, isolated_bulk));
 
     // Left to itself, a consumer ends only by a panic of its own. Then the process ends too: its messages come back.
     let ended_early = tokio::select! {
@@ -117,6 +127,7 @@ async fn ingest(context: Context) -> anyhow::Result<()> {
         ended = &mut consuming => Some(ended),
         ended = &mut consuming_bulk => Some(ended),
         ended = &mut consuming_isolated => Some(ended),
+        ended = &mut consuming_isolated_bulk => Some(ended),
     };
     stopping.cancel();
     tokio::join!(server.stop(), shutdown.drained());

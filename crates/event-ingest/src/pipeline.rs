@@ -84,17 +84,13 @@ impl Pipeline {
     ///
     /// # Errors
     /// The service is stopping, and the last try failed.
-    pub(crate) async fn take(
-        &self,
-        events: Vec<AcceptedEvent>,
-    ) -> Result<(Vec<Receipt>, Confirmed), Stopping> {
-        let events: Vec<_> = events.into_iter().map(to_store).collect();
+    pub(crate) async fn take(&self, events: &[NewEvent]) -> Result<(Vec<Receipt>, Confirmed), Stopping> {
         let started = Instant::now();
-        let outcomes = self.store(&events).await?;
+        let outcomes = self.store(events).await?;
         histogram!("ingest_store_seconds").record(started.elapsed());
 
         let started = Instant::now();
-        let (new, earlier) = self.not_fanned_out(&events, &outcomes).await?;
+        let (new, earlier) = self.not_fanned_out(events, &outcomes).await?;
         let confirmed = self.fan_out(&new, Elsewhere::No).await?;
         let confirmed = confirmed.and(self.fan_out(&earlier, Elsewhere::Perhaps).await?);
         histogram!("ingest_publish_seconds").record(started.elapsed());
@@ -199,7 +195,7 @@ type Outcome = Result<Inserted, Rejection>;
 
 /// An event without a publisher's id is stored under its own: a statement that is sent again, because its answer was
 /// lost, must find what the first one stored.
-fn to_store(event: AcceptedEvent) -> NewEvent {
+pub(crate) fn to_store(event: AcceptedEvent) -> NewEvent {
     NewEvent {
         id: event.id,
         publisher_id: Some(event.public_id()),
@@ -210,6 +206,12 @@ fn to_store(event: AcceptedEvent) -> NewEvent {
     }
 }
 
+/// An event that was accepted before, and not stored.
+pub(crate) fn to_store_moved(event: FanOutEvent) -> NewEvent {
+    let FanOutEvent { id, public_id, event_type, timestamp, recipients, body } = event;
+    NewEvent { id, publisher_id: Some(public_id), event_type, recipients, timestamp, body }
+}
+
 fn receipt(event: &NewEvent, outcome: Outcome) -> Receipt {
     match outcome {
         Ok(Inserted::New) => Receipt::Stored(event.public_id()),
@@ -218,7 +220,8 @@ fn receipt(event: &NewEvent, outcome: Outcome) -> Receipt {
     }
 }
 
-fn of_new(event: &NewEvent) -> FanOutEvent {
+/// An event in the form in which it travels between services.
+pub(crate) fn of_new(event: &NewEvent) -> FanOutEvent {
     FanOutEvent {
         id: event.id,
         public_id: event.public_id(),

@@ -2,24 +2,40 @@
 
 use broker::{Message, Received};
 use bytes::Bytes;
-use wire::moved::{as_published, moved};
 
 /// How often it failed in isolation.
 const FAILURES_HEADER: &str = "x-lok-failures";
 
+/// The exchange it was published to.
+const EXCHANGE_HEADER: &str = "x-lok-isolated-exchange";
+
+/// The routing key it was published with.
+const ROUTING_KEY_HEADER: &str = "x-lok-isolated-routing-key";
+
 /// Puts a message, or a part of it, into the envelope. What is written there already is written over.
 pub(crate) fn close(received: &Received, body: Bytes, isolated_queue: &str, failures: u64) -> Message {
     // An earlier holder may have done part of the work, whether or not the broker knows: the message may have panicked.
-    let mut message = moved(received, isolated_queue).redelivered();
+    let mut message = received.forward_to(isolated_queue).redelivered();
     message.body = body;
-    message.header(FAILURES_HEADER, &failures.to_string())
+    message
+        .header(FAILURES_HEADER, &failures.to_string())
+        .header(EXCHANGE_HEADER, &received.exchange)
+        .header(ROUTING_KEY_HEADER, &received.routing_key)
 }
 
 /// Takes a message out: as it was received from its first queue, and how often it failed since.
 pub(crate) fn open(mut received: Received) -> (Received, u64) {
-    let failures = received.headers.text(FAILURES_HEADER).and_then(|text| text.parse().ok()).unwrap_or(0);
-    received.headers.remove(FAILURES_HEADER);
-    (as_published(received), failures)
+    let mut take = |name| {
+        let text = received.headers.text(name);
+        received.headers.remove(name);
+        text
+    };
+    let failures = take(FAILURES_HEADER).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let (exchange, routing_key) = (take(EXCHANGE_HEADER), take(ROUTING_KEY_HEADER));
+    if let (Some(exchange), Some(routing_key)) = (exchange, routing_key) {
+        (received.exchange, received.routing_key) = (exchange, routing_key);
+    }
+    (received, failures)
 }
 
 #[cfg(test)]

@@ -153,10 +153,10 @@ settings! {
         token: Option<Secret> = None,
         /// AMQP messages taken ahead; all of them may be as large as the broker lets them be.
         prefetch: u16 = 300,
-        /// The same for events that come in bursts, beside those.
-        bulk_prefetch: u16 = 100,
+        /// Groups of events that come in bursts taken ahead, of up to 256 KiB each.
+        bulk_prefetch: u16 = 16,
         /// Events a second of one user, per replica; what is beyond comes in a burst, and after the events of others. 0: nothing does.
-        user_rate: u32 = 1000,
+        user_rate: u32 = 3000,
         /// Events at once of a user who got none for a while.
         user_burst: u32 = 1000,
         /// Users whose events are counted apart.
@@ -354,7 +354,7 @@ pub enum LogFormat {
 /// Bodies and batches are held in memory.
 const MAX_BODY: u64 = 1024 * 1024 * 1024;
 
-/// Each is at least seven queues, and a consumer and a probe for two of them.
+/// Each is eleven queues with the defaults, and a consumer and a probe for two of them.
 const MAX_SHARDS: u64 = 64;
 
 fn bytes(size: Size) -> u64 {
@@ -389,7 +389,7 @@ impl Settings {
         bound("api.trusted_hops", self.api.trusted_hops.into(), 1, 16);
         bound("api.remembered", self.api.remembered.into(), 1, 100_000_000);
         bound("ingest.prefetch", self.ingest.prefetch.into(), 1, 60_000);
-        bound("ingest.bulk_prefetch", self.ingest.bulk_prefetch.into(), 1, 60_000);
+        bound("ingest.bulk_prefetch", self.ingest.bulk_prefetch.into(), 1, 1000);
         bound("ingest.user_rate", self.ingest.user_rate.into(), 0, 1_000_000);
         bound("ingest.user_burst", self.ingest.user_burst.into(), 1, 1_000_000);
         bound("ingest.users_remembered", self.ingest.users_remembered.into(), 1, 100_000_000);

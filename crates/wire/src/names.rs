@@ -67,7 +67,8 @@ impl Names {
         self.name("ingest.events")
     }
 
-    /// Events of users who get more than others have to wait for: worked off beside [`Names::ingest_queue`], and after it.
+    /// Events of users who get more than others have to wait for, checked and not stored yet: worked off after
+    /// [`Names::ingest_queue`].
     pub fn bulk_queue(&self) -> String {
         self.name("ingest.events.bulk")
     }

@@ -32,6 +32,7 @@ pub fn topology(names: &Names, retry_delays: &[Duration], park_delays: &ParkDela
     }
     topology = topology
         .queue(work(names.isolated_queue(&names.ingest_queue())))
+        .queue(work(names.isolated_queue(&names.bulk_queue())))
         .queue(work(names.isolated_queue(&names.fan_out_queue())))
         .queue(work(names.isolated_queue(&names.deliver_queue())))
         .bind(names.ingest_queue(), names.events_exchange(), "#");
@@ -74,6 +75,7 @@ mod tests {
                 "webhooks.fanout",
                 "webhooks.deliver",
                 "ingest.events.isolated",
+                "ingest.events.bulk.isolated",
                 "webhooks.fanout.isolated",
                 "webhooks.deliver.isolated",
                 "webhooks.retry.60s",
@@ -108,6 +110,7 @@ mod tests {
         }
         expected = expected
             .queue(work("ingest.events.isolated"))
+            .queue(work("ingest.events.bulk.isolated"))
             .queue(work("webhooks.fanout.isolated"))
             .queue(work("webhooks.deliver.isolated"))
             .bind("ingest.events", "lokroom.events", "#");

@@ -7,9 +7,8 @@ use wire::names::{ERROR_CODE_HEADER, ERROR_HEADER, ROUTING_KEY_HEADER, SOURCE_QU
 use wire::{Names, PROTOBUF, platform_event};
 
 /// Headers that tell of the rejection and not of the message; each stands for all that start with it.
-const OF_THE_REJECTION: [&str; 9] = [
+const OF_THE_REJECTION: [&str; 8] = [
     ERROR_HEADER,
-    "x-lok-moved-",
     ROUTING_KEY_HEADER,
     SOURCE_QUEUE_HEADER,
     "x-death",
@@ -66,8 +65,7 @@ impl<'a> Letter<'a> {
     /// shard's: whatever became of the shard, that is worked off.
     fn internal_queue(&self) -> Option<String> {
         let queue = self.header(SOURCE_QUEUE_HEADER).or_else(|| self.received.headers.first_death_queue())?;
-        let of_events = [self.names.ingest_queue(), self.names.bulk_queue()];
-        (!of_events.contains(&queue)).then(|| self.names.in_first_shard(&queue).to_owned())
+        (queue != self.names.ingest_queue()).then(|| self.names.in_first_shard(&queue).to_owned())
     }
 
     /// The event's id, from the properties or the payload.
@@ -203,10 +201,8 @@ mod tests {
         let of_shard = received("…", &[("x-first-death-queue", "t.webhooks.deliver.s3")]);
         let destination = Letter::new(&of_shard, &names).destination();
         assert_eq!(destination, Some(Destination::Queue("t.webhooks.deliver".to_owned())));
-        for queue in ["t.ingest.events", "t.ingest.events.bulk"] {
-            let event = received(r#"{"event":"booking.created"}"#, &[("x-first-death-queue", queue)]);
-            assert_eq!(Letter::new(&event, &names).destination(), Some(exchange("booking.created")));
-        }
+        let event = received(r#"{"event":"booking.created"}"#, &[("x-first-death-queue", "t.ingest.events")]);
+        assert_eq!(Letter::new(&event, &names).destination(), Some(exchange("booking.created")));
         let set_aside = received("…", &[(SOURCE_QUEUE_HEADER, "t.webhooks.fanout")]);
         let destination = Letter::new(&set_aside, &names).destination();
         assert_eq!(destination, Some(Destination::Queue("t.webhooks.fanout".to_owned())));
@@ -219,7 +215,6 @@ mod tests {
             (ERROR_CODE_HEADER, "schema_violation"),
             (ERROR_HEADER, "…"),
             (ROUTING_KEY_HEADER, "booking.created"),
-            ("x-lok-moved-exchange", "lokroom.events"),
             ("x-death", "…"),
             ("traceparent", "00-1"),
         ];

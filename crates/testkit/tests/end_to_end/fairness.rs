@@ -85,3 +85,35 @@ async fn webhooks_that_together_would_fill_a_dispatcher_leave_places_to_another(
     }
     assert!(hanging.requests().len() < PLACES, "every place was taken");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_users_burst_does_not_hold_up_anothers_events() {
+    const BURST: usize = 2000;
+    const SINGLES: usize = 5;
+    /// To store an event of the burst takes 2 ms, as if there were more of them: to move it takes much less on any machine.
+    const SLOWLY: &str = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.public_id LIKE 'burst%' THEN PERFORM pg_sleep(0.002); END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER wait BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION wait()";
+    let stack = Stack::builder().env("LOK__INGEST__USER_RATE", "5").env("LOK__INGEST__USER_BURST", "20");
+    let mut stack = stack.start().await;
+    let receiver = Receiver::start().await;
+    for user in ["user_1", "user_2"] {
+        stack.given_webhook(user, &receiver.url(&format!("/{user}")), &[BookingCreated]).await;
+    }
+    stack.database.connect().await.batch_execute(SLOWLY).await.expect("it is one statement");
+    assert!(stack.ingests[0].terminate(DEADLINE).await.success());
+    stack.publish_all(&events("burst", "user_1", BURST)).await;
+    stack.publish_all(&events("single", "user_2", SINGLES)).await;
+    stack.ingests[0].restart().await;
+
+    let requests = receiver.until(BURST + SINGLES).await;
+    let last = requests.iter().rposition(|request| request.event_id().starts_with("single"));
+    let before = last.expect("they come") + 1 - SINGLES;
+    assert!(before < BURST / 2, "{before} of the burst came first");
+    let requests = receiver.requests();
+    let times = crate::support::by_event_id(&requests);
+    assert_eq!(times.len(), BURST + SINGLES);
+    assert!(times.values().all(|requests| requests.len() == 1), "each comes once");
+}

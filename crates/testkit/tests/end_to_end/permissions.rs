@@ -23,9 +23,10 @@ use crate::support::root;
 
 const PASSWORD: &str = "only-for-this-test";
 
-const QUEUES: [&str; 21] = [
+const QUEUES: [&str; 22] = [
     "ingest.events",
     "ingest.events.bulk",
+    "ingest.events.bulk.isolated",
     "ingest.events.isolated",
     "webhooks.fanout",
     "webhooks.fanout.isolated",
@@ -370,7 +371,10 @@ async fn with_the_guides_permissions_everything_works_and_nothing_else() {
     // The services, were one taken over.
     for (name, reads) in [
         ("management-api", &[][..]),
-        ("event-ingest", &["ingest.events", "ingest.events.bulk", "ingest.events.isolated"]),
+        (
+            "event-ingest",
+            &["ingest.events", "ingest.events.isolated", "ingest.events.bulk", "ingest.events.bulk.isolated"],
+        ),
         ("keda", &[]),
     ] {
         let user = User::connect(broker, name).await;

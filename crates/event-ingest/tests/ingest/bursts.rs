@@ -1,0 +1,171 @@
+//! Events of a user who gets more than others wait in a queue of their own, and are stored after those of others.
+
+use std::collections::BTreeSet;
+
+use broker::Message;
+use bytes::Bytes;
+use domain::EventType::BookingCreated;
+use testkit::{DEADLINE, Event, Stack, StackBuilder, eventually_ok};
+use wire::FanOut;
+use wire::names::{ERROR_CODE_HEADER, ROUTING_KEY_HEADER, SOURCE_QUEUE_HEADER};
+
+use crate::seen::{Taker, event, events, expect_stored, expect_worked_off, ingest_alone, stored};
+
+const EVENTS: usize = 2_000;
+
+/// To store an event of a burst takes 2 ms, as if there were more of them: to move it takes much less on any machine.
+const SLOWLY: &str = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF NEW.public_id LIKE 'burst%' THEN PERFORM pg_sleep(0.002); END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER wait BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION wait()";
+
+/// A stack in which almost everything that a user gets comes in bursts.
+fn bursts_of_everything() -> StackBuilder {
+    ingest_alone().env("LOK__INGEST__USER_RATE", "1").env("LOK__INGEST__USER_BURST", "10")
+}
+
+/// Has event-ingest find everything that `publish` publishes.
+async fn all_at_once(stack: &mut Stack, publish: impl AsyncFnOnce(&Stack)) {
+    assert!(stack.ingests[0].terminate(DEADLINE).await.success());
+    publish(stack).await;
+    stack.ingests[0].restart().await;
+}
+
+async fn moved(stack: &mut Stack) -> usize {
+    let moved = stack.ingests[0].metric("ingest_moved_to_bulk_total").await;
+    format!("{moved}").parse().expect("it is a whole number")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn anothers_event_behind_a_burst_is_handed_over_before_most_of_it_and_all_are_once() {
+    let single = Event::example(BookingCreated).to("user_2").id("single");
+    let mut stack = bursts_of_everything().start().await;
+    stack.database.connect().await.batch_execute(SLOWLY).await.unwrap();
+    all_at_once(&mut stack, async |stack| {
+        stack.publish_all(&events("burst", EVENTS)).await;
+        stack.publish(&single).await;
+    })
+    .await;
+
+    let (mut fan_outs, mut order) = (Taker::of_fan_outs(&stack), Vec::new());
+    while order.len() < EVENTS + 1 {
+        let message = fan_outs.next().await;
+        let ids = FanOut::decode(message.body).unwrap().events.into_iter().map(|event| event.public_id);
+        order.extend(ids.map(|id| id.as_str().to_owned()));
+    }
+    let place = order.iter().position(|id| id == "single").expect("it is handed over");
+    assert!(place < EVENTS / 2, "{place} events of the burst went first");
+    order.sort();
+    order.dedup();
+    assert_eq!(order.len(), EVENTS + 1, "each is handed over once");
+    expect_stored(&stack, EVENTS as i64 + 1).await;
+    let moved = moved(&mut stack).await;
+    assert!((EVENTS - 100..EVENTS).contains(&moved), "{moved} were moved");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_in_a_burst_every_event_is_stored_once_and_handed_over() {
+    let stack =
+        bursts_of_everything().env("LOK__INGEST__PREFETCH", "60").env("LOK__INGEST__BATCH_EVENTS", "20");
+    let mut stack = stack.start().await;
+    let mut ingest = stack.ingests.remove(0);
+    stack.publish_all(&events("burst", EVENTS)).await;
+    let client = stack.database.connect().await;
+    for step in 1..=3 {
+        eventually_ok("some more are stored", DEADLINE, async || {
+            let row = client.query_one("SELECT count(*) FROM events", &[]).await.unwrap();
+            let rows: i64 = row.get(0);
+            if rows > step * 200 { Ok(()) } else { Err(rows) }
+        })
+        .await;
+        ingest.kill9();
+        let (rows, _) = stored(&stack).await;
+        assert!(rows < EVENTS as i64, "the end came before the work was done");
+        ingest.restart().await;
+    }
+    expect_stored(&stack, EVENTS as i64).await;
+    assert_eq!(Taker::of_fan_outs(&stack).handed_over(EVENTS).await.len(), EVENTS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_in_a_burst_is_set_aside_as_ever() {
+    let mut stack = bursts_of_everything().start().await;
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.public_id LIKE 'poison%' THEN RAISE EXCEPTION 'not this one'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()";
+    stack.database.connect().await.batch_execute(refuse).await.unwrap();
+    all_at_once(&mut stack, async |stack| {
+        stack.publish_all(&events("burst", 200)).await;
+        stack.publish(&event("poison")).await;
+        let wrong = Message { body: Bytes::from_static(b"?"), ..stack.message(&event("wrong")) };
+        stack.publish_message(wrong).await;
+    })
+    .await;
+
+    let mut rejected = Taker::of_rejected(&stack);
+    // It takes no detour, so it is there first.
+    let malformed = rejected.next().await;
+    let refused = rejected.next().await;
+    for (message, code) in [(&malformed, "malformed_json"), (&refused, "not_storable")] {
+        assert_eq!(message.headers.text(ERROR_CODE_HEADER).as_deref(), Some(code));
+        assert_eq!(message.headers.text(ROUTING_KEY_HEADER).as_deref(), Some("booking.created"), "{code}");
+    }
+    assert_eq!(malformed.body, Bytes::from_static(b"?"), "kept whole");
+    assert_eq!(refused.message_id.as_deref(), Some("poison"));
+    assert_eq!(refused.content_type.as_deref(), Some(wire::PROTOBUF), "written anew");
+    assert_eq!(wire::platform_event::event_name(&refused.body).as_deref(), Some("booking.created"));
+    expect_stored(&stack, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_rate_nothing_is_moved_and_what_was_is_worked_off() {
+    let stack = ingest_alone().env("LOK__INGEST__USER_RATE", "0").env("LOK__INGEST__USER_BURST", "1");
+    let mut stack = stack.start().await;
+    let message = Message::to_queue(stack.queues().names().bulk_queue(), handed_over("moved-before").await);
+    stack.publish_message(message.content_type(wire::PROTOBUF)).await;
+    stack.publish_all(&events("burst", 500)).await;
+    expect_stored(&stack, 501).await;
+    assert_eq!(moved(&mut stack).await, 0);
+}
+
+/// An event as it moves: in the form in which stored ones are handed over.
+async fn handed_over(id: &str) -> Bytes {
+    let another = ingest_alone().start().await;
+    another.publish(&event(id)).await;
+    Taker::of_fan_outs(&another).next().await.body
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_moved_twice_is_stored_once_whether_or_not_its_publisher_gave_an_id() {
+    let stack = ingest_alone().start().await;
+    let (queue, another) = (stack.queues().names().bulk_queue(), ingest_alone().start().await);
+    another.publish(&event("order-1")).await;
+    another.publish(&Event::example(BookingCreated).to("user_1")).await;
+    let (mut taker, mut ids) = (Taker::of_fan_outs(&another), BTreeSet::new());
+    while ids.len() < 2 {
+        let body = taker.next().await.body;
+        let events = FanOut::decode(body.clone()).unwrap().events;
+        ids.extend(events.into_iter().map(|event| event.public_id.as_str().to_owned()));
+        for _copy in 0..2 {
+            stack.publish_message(Message::to_queue(&queue, body.clone()).content_type(wire::PROTOBUF)).await;
+        }
+    }
+    let mut stack = stack;
+    expect_worked_off(&mut stack, 4.0).await;
+    expect_stored(&stack, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_among_what_moved_is_set_aside_and_the_rest_is_stored() {
+    let stack = ingest_alone().start().await;
+    let queue = stack.queues().names().bulk_queue();
+    stack.publish_message(Message::to_queue(&queue, Bytes::from_static(b"?"))).await;
+    stack.publish_message(Message::to_queue(&queue, handed_over("order-1").await)).await;
+    let set_aside = Taker::of_rejected(&stack).next().await;
+    assert_eq!(set_aside.headers.text(ERROR_CODE_HEADER).as_deref(), Some("unusable_message"));
+    assert_eq!(set_aside.headers.text(SOURCE_QUEUE_HEADER), Some(queue));
+    expect_stored(&stack, 1).await;
+}

@@ -148,11 +148,12 @@ impl Scaling {
     /// The law, in words.
     fn law(&self) -> String {
         let Usl { lambda, sigma, kappa } = self.usl;
-        let peak = match self.usl.peak() {
+        let most = match self.usl.peak() {
             Some(peak) => format!("it is highest at {peak:.0} dispatchers"),
-            None => "more dispatchers always give more".to_owned(),
+            None if sigma > 0.0 => format!("it never comes to {} deliveries/s", grouped(lambda / sigma)),
+            None => "it grows as the number of dispatchers does".to_owned(),
         };
-        format!("λ = {} deliveries/s, σ = {sigma:.4}, κ = {kappa:.6}: {peak}.\n", grouped(lambda))
+        format!("λ = {} deliveries/s, σ = {sigma:.4}, κ = {kappa:.6}: {most}.\n", grouped(lambda))
     }
 
     pub(crate) fn svg(&self) -> Option<String> {

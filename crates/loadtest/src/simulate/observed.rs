@@ -1,6 +1,5 @@
 //! What is seen of a simulation.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -42,7 +41,8 @@ pub(super) struct Recorder {
     pub(super) worked: u64,
     waits: Histogram,
     waits_since_look: Histogram,
-    lines: BTreeMap<(usize, String, String), Vec<(f64, f64)>>,
+    /// In the order in which they are noted first.
+    lines: Vec<Series>,
     most_messages: usize,
     most_jobs: usize,
 }
@@ -89,7 +89,7 @@ impl Recorder {
             worked: 0,
             waits: Histogram::default(),
             waits_since_look: Histogram::default(),
-            lines: BTreeMap::new(),
+            lines: Vec::new(),
             most_messages: 0,
             most_jobs: 0,
         }
@@ -143,25 +143,22 @@ impl Recorder {
     ) {
         self.looks.push((now, self.counts));
         for (name, most) in ready {
-            self.point(now, 0, "messages ready, at most within 5 s", name, most);
+            self.point(now, "messages ready, at most within 5 s", name, most);
         }
         for queue in delayed {
-            let (panel, title) = if queue.name.contains("retry") {
-                (1, "messages waiting for their retry")
-            } else {
-                (2, "messages parked")
-            };
-            self.point(now, panel, title, &queue.name, queue.len());
+            let is_retry = queue.name.contains("retry");
+            let panel = if is_retry { "messages waiting for their retry" } else { "messages parked" };
+            self.point(now, panel, &queue.name, queue.len());
         }
         for kind in Kind::ALL {
             let on_the_wire = self.counts[kind.index()].on_the_wire;
-            self.point(now, 3, "requests on the wire, to receivers that are", kind.name(), on_the_wire);
+            self.point(now, "requests on the wire, to receivers that are", kind.name(), on_the_wire);
         }
         let waits = std::mem::take(&mut self.waits_since_look);
         for (name, permille) in [("p50", 500), ("p99", 990)] {
             if let Some(waited) = waits.at(permille) {
                 let panel = "healthy receivers: ms from accepted to requested";
-                self.line(4, panel, name).push((now.as_secs_f64(), millis(waited)));
+                self.line(panel, name).push((now.as_secs_f64(), millis(waited)));
             }
         }
         for (messages, jobs) in held {
@@ -170,13 +167,18 @@ impl Recorder {
         }
     }
 
-    fn point(&mut self, now: Duration, order: usize, panel: &str, name: &str, value: impl TryInto<u32>) {
+    fn point(&mut self, now: Duration, panel: &str, name: &str, value: impl TryInto<u32>) {
         let value = value.try_into().unwrap_or(u32::MAX);
-        self.line(order, panel, name).push((now.as_secs_f64(), f64::from(value)));
+        self.line(panel, name).push((now.as_secs_f64(), f64::from(value)));
     }
 
-    fn line(&mut self, order: usize, panel: &str, name: &str) -> &mut Vec<(f64, f64)> {
-        self.lines.entry((order, panel.to_owned(), name.to_owned())).or_default()
+    fn line(&mut self, panel: &str, name: &str) -> &mut Vec<(f64, f64)> {
+        let known = self.lines.iter().position(|line| line.panel == panel && line.name == name);
+        let line = known.unwrap_or_else(|| {
+            self.lines.push(Series::new(panel, name, Vec::new()));
+            self.lines.len() - 1
+        });
+        &mut self.lines[line].points
     }
 
     pub(super) fn depth<'a>(&self, queue: &str, most: usize, jobs: impl Iterator<Item = &'a Job>) -> Depth {
@@ -218,11 +220,7 @@ impl Recorder {
             busy: worked * COST.as_secs_f64() / (setup.time.as_secs_f64() * dispatchers),
             most_messages: self.most_messages,
             most_jobs: self.most_jobs,
-            series: self
-                .lines
-                .into_iter()
-                .map(|((_, panel, name), points)| Series::new(&panel, &name, points))
-                .collect(),
+            series: self.lines,
         }
     }
 }

@@ -8,11 +8,17 @@ use deadpool::managed::{Manager, Metrics, Object, RecycleError, RecycleResult};
 use diesel::ConnectionError;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl as _, TransactionManager as _};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use crate::pool::Connector;
+use crate::statement::Prepared;
 
 /// How much longer than the server's own limit of a statement its answer is waited for.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// A connection that was given back within this is handed out again as it is. Longer ago, it is asked for a sign of life first: to
+/// ask each time would double what a statement costs and how long it takes. One whose end was noticed is never handed out.
+const SURELY_ALIVE: Duration = Duration::from_secs(1);
 
 /// Opens connections for the pool.
 pub(crate) struct LiveManager {
@@ -35,11 +41,17 @@ impl Manager for LiveManager {
     type Error = ConnectionError;
 
     async fn create(&self) -> Result<Live, ConnectionError> {
-        let in_use = InUse::default();
-        let end = in_use.clone().longer_than(self.limit);
+        let (in_use, ended) = (InUse::default(), CancellationToken::new());
+        // Dropped with the task that serves the connection, however that ends.
+        let guard = ended.clone().drop_guard();
+        let too_long = in_use.clone().longer_than(self.limit);
+        let end = async move {
+            let _guard = guard;
+            too_long.await;
+        };
         // Boxed: connecting takes more room than anything else that a statement's future holds.
         let connection = Box::pin(self.connector.connect_until(end)).await?;
-        Ok(Live { connection, in_use })
+        Ok(Live { connection, in_use, ended, given_back: Instant::now() })
     }
 
     async fn recycle(&self, live: &mut Live, _: &Metrics) -> RecycleResult<ConnectionError> {
@@ -47,7 +59,13 @@ impl Manager for LiveManager {
         if Transactions::is_broken_transaction_manager(&mut live.connection) {
             return Err(RecycleError::message("left within a transaction"));
         }
-        let answer = diesel::sql_query("SELECT 1").execute(&mut live.connection).await;
+        if live.ended.is_cancelled() {
+            return Err(RecycleError::message("it has ended"));
+        }
+        if live.given_back.elapsed() < SURELY_ALIVE {
+            return Ok(());
+        }
+        let answer = Prepared(diesel::sql_query("SELECT 1")).execute(&mut live.connection).await;
         answer.map(drop).map_err(|error| RecycleError::message(error.to_string()))
     }
 }
@@ -56,6 +74,9 @@ impl Manager for LiveManager {
 pub(crate) struct Live {
     connection: AsyncPgConnection,
     in_use: InUse,
+    /// Cancelled when the connection has ended.
+    ended: CancellationToken,
+    given_back: Instant,
 }
 
 /// A connection of the pool, in use until dropped. After the limit it is closed, and whoever waits for an answer is told
@@ -71,6 +92,7 @@ impl From<Object<LiveManager>> for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.0.given_back = Instant::now();
         *self.0.in_use.lock() = None;
     }
 }

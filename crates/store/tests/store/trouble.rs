@@ -42,7 +42,8 @@ async fn waiting_for_a_busy_pool_is_bounded() {
         config.pool_size = 1;
         config.acquire_timeout = Duration::from_millis(200);
     });
-    store.ping().await.unwrap();
+    // A first connection may take longer.
+    testkit::eventually("it is connected", testkit::DEADLINE, async || store.ping().await.ok()).await;
     let mut other = database.connect().await;
     let transaction = other.transaction().await.unwrap();
     transaction.batch_execute("LOCK TABLE webhooks IN ACCESS EXCLUSIVE MODE").await.unwrap();

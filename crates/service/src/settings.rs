@@ -156,9 +156,9 @@ settings! {
         /// Groups of events that come in bursts taken ahead, of up to 256 KiB each.
         bulk_prefetch: u16 = 16,
         /// Events a second of one user, per replica; what is beyond comes in a burst, and after the events of others. 0: nothing does.
-        user_rate: u32 = 3000,
+        user_rate: u32 = 1000,
         /// Events at once of a user who got none for a while.
-        user_burst: u32 = 1000,
+        user_burst: u32 = 2000,
         /// Users whose events are counted apart.
         users_remembered: u32 = 100_000,
         /// Events stored with one statement.

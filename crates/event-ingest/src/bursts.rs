@@ -1,13 +1,13 @@
 //! Events that come in bursts: they are stored after those of other users.
 
+use std::collections::HashMap;
+
 use broker::{Confirmed, Message};
 use domain::UserId;
 use domain::event::AcceptedEvent;
 use futures_util::future::try_join_all;
-use ingress::{Buckets, Rate};
 use metrics::counter;
 use service::settings::Ingest;
-use tokio::time::Instant;
 use wire::{FanOut, PROTOBUF};
 
 use crate::outbox::Outbox;
@@ -16,23 +16,30 @@ use crate::retry::Stopping;
 
 /// Tells which events come in bursts, and moves them to the queue of those.
 pub(crate) struct Bursts {
-    users: Option<Buckets>,
+    bounds: Bounds,
     outbox: Outbox,
     queue: String,
 }
 
+/// What a burst is.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// Events that came while the batch before was being worked off, from which on what a user has of them says something.
+    events: usize,
+    /// Percent of them that a user may have.
+    share: usize,
+}
+
 impl Bursts {
-    /// Moves what is over the configured rate to `queue`.
+    /// Moves what users have beyond the configured share to `queue`.
     pub(crate) fn new(settings: &Ingest, outbox: Outbox, queue: String) -> Self {
-        let rate = Rate { per_second: settings.user_rate, burst: settings.user_burst };
-        let remembered = usize::try_from(settings.users_remembered).unwrap_or(usize::MAX);
-        let buckets = || Buckets::new(rate, remembered, Instant::now().into_std());
-        Self { users: (settings.user_rate > 0).then(buckets), outbox, queue }
+        let bounds = Bounds { events: settings.burst_batch.into(), share: usize::from(settings.burst_share) };
+        Self { bounds, outbox, queue }
     }
 
-    /// Whether an event comes in a burst.
-    pub(crate) fn include(&self, event: &AcceptedEvent, now: Instant) -> bool {
-        self.users.as_ref().is_some_and(|users| all_are_over(users, &event.recipients, now))
+    /// Of each of these events whether it comes in a burst.
+    pub(crate) fn among<'a>(&self, events: impl Iterator<Item = &'a AcceptedEvent>) -> Vec<bool> {
+        self.bounds.bursts(&events.map(|event| event.recipients.as_slice()).collect::<Vec<_>>())
     }
 
     /// Puts events into the queue of those that come in bursts: a group a message.
@@ -51,53 +58,60 @@ impl Bursts {
     }
 }
 
-/// Whether everybody whom an event concerns got more than the rate. Each of them is charged: an event that somebody waits for who
-/// got little comes to all its recipients at once.
-fn all_are_over(users: &Buckets, recipients: &[UserId], now: Instant) -> bool {
-    let under = recipients.iter().filter(|user| users.charge(user, 1, now.into_std()));
-    under.count() == 0
+impl Bounds {
+    /// Of each of these events, by its recipients, whether everybody whom it concerns has more than the share of all of them. An
+    /// event that somebody waits for who gets little is in no burst.
+    fn bursts(self, events: &[&[UserId]]) -> Vec<bool> {
+        if events.len() < self.events {
+            return vec![false; events.len()];
+        }
+        let mut counts: HashMap<&UserId, usize> = HashMap::new();
+        for user in events.iter().flat_map(|recipients| recipients.iter()) {
+            *counts.entry(user).or_default() += 1;
+        }
+        let has_more = |user: &UserId| counts[user] * 100 > events.len() * self.share;
+        events.iter().map(|recipients| recipients.iter().all(&has_more)).collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    fn users(ids: &[&str]) -> Vec<UserId> {
-        ids.iter().map(|id| UserId::parse(*id).unwrap()).collect()
+    const BOUNDS: Bounds = Bounds { events: 8, share: 25 };
+
+    /// Which of the events are in bursts, each given by its recipients, a letter for each.
+    fn bursts(events: &str) -> String {
+        let users =
+            |event: &str| event.chars().map(|user| UserId::parse(&user.to_string()).unwrap()).collect();
+        let events: Vec<Vec<UserId>> = events.split(' ').map(users).collect();
+        let events: Vec<_> = events.iter().map(Vec::as_slice).collect();
+        BOUNDS.bursts(&events).into_iter().map(|is_in| if is_in { '!' } else { '.' }).collect()
     }
 
-    fn buckets(now: Instant) -> Buckets {
-        Buckets::new(Rate { per_second: 10, burst: 5 }, 100, now.into_std())
+    #[test]
+    fn whoever_has_more_than_their_share_of_what_waits_has_a_burst() {
+        assert_eq!(bursts("a a a a a a a b"), "!!!!!!!.");
+        assert_eq!(bursts("a a a b b b c d"), "!!!!!!..", "two of them");
+        assert_eq!(bursts("a a b b c c d d"), "........", "everybody has their share");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_a_user_gets_beyond_the_rate_comes_in_a_burst_and_others_do_not_notice() {
-        let now = Instant::now();
-        let (buckets, [busy, quiet]) = (buckets(now), ["busy", "quiet"].map(|id| users(&[id])));
-        for _ in 0..5 {
-            assert!(!all_are_over(&buckets, &busy, now));
-        }
-        assert!(all_are_over(&buckets, &busy, now));
-        assert!(!all_are_over(&buckets, &quiet, now));
-
-        // What goes on as fast is in the burst too.
-        let faster = (1..100).map(|n| now + Duration::from_millis(n * 50));
-        assert!(faster.map(|at| all_are_over(&buckets, &busy, at)).all(|is_over| is_over));
-        assert!(!all_are_over(&buckets, &busy, now + Duration::from_secs(7)), "until it ends");
+    #[test]
+    fn of_little_that_waits_nothing_is_said() {
+        assert_eq!(bursts("a a a a a a a"), ".......");
+        assert_eq!(bursts("a a a a a a a a"), "!!!!!!!!");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_event_goes_with_the_one_recipient_who_gets_little_and_is_charged_to_all() {
-        let now = Instant::now();
-        let buckets = buckets(now);
-        while !all_are_over(&buckets, &users(&["busy"]), now) {}
-        for _ in 0..5 {
-            assert!(!all_are_over(&buckets, &users(&["busy", "quiet"]), now));
-            assert!(!all_are_over(&buckets, &users(&["other", "quiet too"]), now));
-        }
-        assert!(all_are_over(&buckets, &users(&["busy", "quiet"]), now), "the quiet one was charged");
-        assert!(all_are_over(&buckets, &users(&["quiet too"]), now), "the second one too");
+    #[test]
+    fn an_event_goes_with_the_one_recipient_who_has_little() {
+        assert_eq!(bursts("ab a a a a a a a"), ".!!!!!!!");
+        assert_eq!(bursts("ab ab ab a a a a a"), "!!!!!!!!", "both have much");
+    }
+
+    #[test]
+    fn with_a_share_of_everything_there_are_no_bursts() {
+        let user = [UserId::parse("a").unwrap()];
+        let events = [user.as_slice(); 100];
+        assert_eq!(Bounds { events: 1, share: 100 }.bursts(&events), [false; 100]);
     }
 }

@@ -10,7 +10,6 @@ use futures_util::future::{try_join, try_join_all};
 use isolation::{Isolation, Work};
 use metrics::histogram;
 use tokio::task::block_in_place;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wire::FanOut;
 use wire::rejected::UNUSABLE;
@@ -144,11 +143,12 @@ pub(crate) struct Sorting {
 impl Work for Sorting {
     async fn work_off(&self, messages: &[Received]) -> Result<Confirmed, isolation::Stopping> {
         let checked = self.storing.check(messages).await?;
-        let now = Instant::now();
+        let mut is_in_burst =
+            self.bursts.among(checked.iter().filter_map(|(_, checked)| checked.as_ref().ok())).into_iter();
         let (mut in_bursts, mut others) = (Vec::new(), Vec::with_capacity(checked.len()));
         for (message, checked) in checked {
             match checked {
-                Ok(event) if self.bursts.include(&event, now) => in_bursts.push(event),
+                Ok(event) if is_in_burst.next().unwrap_or(false) => in_bursts.push(event),
                 checked => others.push((message, checked)),
             }
         }

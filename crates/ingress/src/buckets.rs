@@ -94,18 +94,6 @@ impl Buckets {
         self.standing(missing + cost, None)
     }
 
-    /// Takes tokens out whether or not they are there, and tells whether they were. Whoever goes on taking faster than they come
-    /// back stays without, and owes at most a full bucket.
-    pub fn charge(&self, key: &impl Hash, cost: u32, now: Instant) -> bool {
-        let (now, cost, burst) =
-            (self.since_origin(now), self.rate.nanos(cost), self.rate.nanos(self.rate.burst));
-        let mut state = self.lock();
-        let full_at = self.bucket(&mut state, key, now);
-        let missing = full_at.saturating_sub(now) + cost;
-        *full_at = now + missing.min(2 * burst);
-        missing <= burst
-    }
-
     fn standing(&self, missing: u64, wait: Option<u64>) -> Standing {
         let left = self.rate.nanos(self.rate.burst).saturating_sub(missing) / self.rate.nanos(1).max(1);
         Standing {
@@ -190,21 +178,6 @@ mod tests {
             "no more than a burst is saved"
         );
         assert_eq!(buckets.take(&"a", 1, start + Duration::from_hours(1)).left, 0);
-    }
-
-    #[test]
-    fn whoever_is_charged_beyond_the_rate_stays_over_it_until_there_is_less() {
-        let (buckets, start) = buckets(10);
-        let charged = (0..100).filter(|_| buckets.charge(&"a", 1, start)).count();
-        assert_eq!(charged, 20);
-        assert!(buckets.charge(&"b", 1, start), "others have their own");
-        // Twice as fast as the rate.
-        let faster = (1..100).map(|n| start + Duration::from_millis(n * 50));
-        assert!(faster.map(|at| buckets.charge(&"a", 1, at)).all(|is_there| !is_there));
-        // What is owed is a full bucket: two seconds' tokens.
-        let later = start + Duration::from_secs(5);
-        assert!(!buckets.charge(&"a", 1, later + Duration::from_millis(1900)));
-        assert!(buckets.charge(&"a", 1, later + Duration::from_millis(2200)));
     }
 
     #[test]

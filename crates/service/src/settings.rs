@@ -155,12 +155,10 @@ settings! {
         prefetch: u16 = 300,
         /// Groups of events that come in bursts taken ahead, of up to 256 KiB each.
         bulk_prefetch: u16 = 16,
-        /// Events a second of one user, per replica; what is beyond comes in a burst, and after the events of others. 0: nothing does.
-        user_rate: u32 = 1000,
-        /// Events at once of a user who got none for a while.
-        user_burst: u32 = 2000,
-        /// Users whose events are counted apart.
-        users_remembered: u32 = 100_000,
+        /// Percent of the events waiting that one user may have; if it is more, they are stored after those of others. 100: never.
+        burst_share: u16 = 25,
+        /// Events that have to be waiting for that; they are looked at `prefetch` at a time.
+        burst_batch: u16 = 150,
         /// Events stored with one statement.
         batch_events: u32 = 500,
         /// Bytes stored with one statement.
@@ -390,9 +388,8 @@ impl Settings {
         bound("api.remembered", self.api.remembered.into(), 1, 100_000_000);
         bound("ingest.prefetch", self.ingest.prefetch.into(), 1, 60_000);
         bound("ingest.bulk_prefetch", self.ingest.bulk_prefetch.into(), 1, 1000);
-        bound("ingest.user_rate", self.ingest.user_rate.into(), 0, 1_000_000);
-        bound("ingest.user_burst", self.ingest.user_burst.into(), 1, 1_000_000);
-        bound("ingest.users_remembered", self.ingest.users_remembered.into(), 1, 100_000_000);
+        bound("ingest.burst_share", self.ingest.burst_share.into(), 1, 100);
+        bound("ingest.burst_batch", self.ingest.burst_batch.into(), 2, 60_000);
         bound("ingest.batch_events", self.ingest.batch_events.into(), 1, 10_000);
         bound("ingest.batch_bytes", bytes(self.ingest.batch_bytes), 1024, MAX_BODY);
         bound("ingest.http_max_events", self.ingest.http_max_events.into(), 1, 10_000);

@@ -12,6 +12,7 @@ use wire::names::{ERROR_CODE_HEADER, ROUTING_KEY_HEADER, SOURCE_QUEUE_HEADER};
 use crate::seen::{Taker, event, events, expect_stored, expect_worked_off, ingest_alone, stored};
 
 const EVENTS: usize = 2_000;
+const ROWS: i64 = 2_000;
 
 /// To store an event of a burst takes 2 ms, as if there were more of them: to move it takes much less on any machine.
 const SLOWLY: &str = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -20,9 +21,9 @@ const SLOWLY: &str = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
     END $$;
     CREATE TRIGGER wait BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION wait()";
 
-/// A stack in which almost everything that a user gets comes in bursts.
+/// A stack in which almost everything that one user gets comes in bursts.
 fn bursts_of_everything() -> StackBuilder {
-    ingest_alone().env("LOK__INGEST__USER_RATE", "1").env("LOK__INGEST__USER_BURST", "10")
+    ingest_alone().env("LOK__INGEST__BURST_BATCH", "10")
 }
 
 /// Has event-ingest find everything that `publish` publishes.
@@ -59,7 +60,7 @@ async fn anothers_event_behind_a_burst_is_handed_over_before_most_of_it_and_all_
     order.sort();
     order.dedup();
     assert_eq!(order.len(), EVENTS + 1, "each is handed over once");
-    expect_stored(&stack, EVENTS as i64 + 1).await;
+    expect_stored(&stack, ROWS + 1).await;
     let moved = moved(&mut stack).await;
     assert!((EVENTS - 100..EVENTS).contains(&moved), "{moved} were moved");
 }
@@ -81,10 +82,10 @@ async fn killed_in_a_burst_every_event_is_stored_once_and_handed_over() {
         .await;
         ingest.kill9();
         let (rows, _) = stored(&stack).await;
-        assert!(rows < EVENTS as i64, "the end came before the work was done");
+        assert!(rows < ROWS, "the end came before the work was done");
         ingest.restart().await;
     }
-    expect_stored(&stack, EVENTS as i64).await;
+    expect_stored(&stack, ROWS).await;
     assert_eq!(Taker::of_fan_outs(&stack).handed_over(EVENTS).await.len(), EVENTS);
 }
 
@@ -121,8 +122,8 @@ async fn what_is_wrong_in_a_burst_is_set_aside_as_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_rate_nothing_is_moved_and_what_was_is_worked_off() {
-    let stack = ingest_alone().env("LOK__INGEST__USER_RATE", "0").env("LOK__INGEST__USER_BURST", "1");
+async fn whoever_may_have_everything_is_not_moved_and_what_was_is_worked_off() {
+    let stack = bursts_of_everything().env("LOK__INGEST__BURST_SHARE", "100");
     let mut stack = stack.start().await;
     let message = Message::to_queue(stack.queues().names().bulk_queue(), handed_over("moved-before").await);
     stack.publish_message(message.content_type(wire::PROTOBUF)).await;

@@ -3,8 +3,8 @@
 use broker::{ConsumerConfig, Message, Received};
 use domain::EventType::BookingCreated;
 use testkit::{DEADLINE, Event, Receiver, Reply, Stack, Webhook, eventually, eventually_ok};
-use wire::{DeliveryJob, FanOut, PROTOBUF};
 use wire::names::{ERROR_CODE_HEADER, ERROR_HEADER, SOURCE_QUEUE_HEADER};
+use wire::{DeliveryJob, FanOut, PROTOBUF};
 
 use crate::support::{by_event_id, settled, take_and_drop};
 

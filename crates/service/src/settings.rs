@@ -158,7 +158,7 @@ settings! {
         /// Percent of the events waiting that one user may have; if it is more, they are stored after those of others. 100: never.
         burst_share: u16 = 25,
         /// Events that have to be waiting for that; they are looked at `prefetch` at a time.
-        burst_batch: u16 = 150,
+        burst_batch: u16 = 32,
         /// Events stored with one statement.
         batch_events: u32 = 500,
         /// Bytes stored with one statement.

@@ -17,7 +17,7 @@ use crate::stats::mebibytes;
 use crate::tally::Tally;
 
 /// The time between two looks.
-const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_millis(200);
 
 /// What is looked at.
 pub(crate) struct Watched {

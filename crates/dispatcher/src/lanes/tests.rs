@@ -197,10 +197,10 @@ async fn who_would_wait_in_vain_is_parked_at_once_and_longer_the_longer_the_rece
         rungs.push(lanes.congestion(webhook(1)).park);
         drop(probe);
     }
-    assert_eq!(rungs, [0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2], "after 30 s, and after 120");
+    assert_eq!(rungs, [1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4], "after 10 s, 20, 40 and 80");
 
     let probe = lanes.turn(webhook(1), 0).await;
-    assert_eq!(lanes.congestion(webhook(1)), of(2));
+    assert_eq!(lanes.congestion(webhook(1)), of(4));
     probe.ended(Ended::Answered(QUICKLY));
     assert_eq!(lanes.congestion(webhook(1)), Congestion { max_wait: MAX_WAIT, park: 0 }, "a place is free");
 }

@@ -66,14 +66,14 @@ async fn a_database_that_takes_no_writes_until_its_fail_over_is_through_is_waite
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_every_connection_waits_for_a_lock_everything_waits() {
-    let mut trial = Trial::start(Trial::builder().env("LOK__DATABASE__POOL_SIZE", "2")).await;
+    let mut trial = Trial::start(Trial::builder().env("LOK__DATABASE__POOL_SIZE", "1")).await;
     let database = trial.stack.database.connect().await;
     let gate = trial.with_requests_on_the_wire(30, 200).await;
     let lock = "BEGIN; LOCK TABLE events, deliveries IN ACCESS EXCLUSIVE MODE";
     database.batch_execute(lock).await.expect("the tables are the test's own");
     gate.open();
     trial.publish(300).await;
-    // Of two connections none is left to ask for a sign of life with.
+    // No connection is left to ask for a sign of life with.
     trial.expect_not_ready("database").await;
     let effort = trial.effort();
     trial.expect_back_pressure().await;

@@ -32,6 +32,9 @@ fn sharded() -> StackBuilder {
         // Jobs are made of every event for more than one webhook.
         .env("LOK__DELIVERY__INLINE_FAN_OUT", "1")
         .env("LOK__DELIVERY__RETRY_DELAYS", format!("{}s,1h", RETRY_DELAY.as_secs()))
+        // The history of many webhooks is asked for again and again.
+        .env("LOK__API__USER_RATE", "10000")
+        .env("LOK__API__USER_BURST", "10000")
 }
 
 /// A webhook for each of the users.

@@ -155,8 +155,9 @@ settings! {
         prefetch: u16 = 300,
         /// Groups of events that come in bursts taken ahead, of up to 256 KiB each.
         bulk_prefetch: u16 = 16,
-        /// Percent of the events waiting that one user may have; if it is more, they are stored after those of others. 100: never.
-        burst_share: u16 = 25,
+        /// Percent of the events waiting that one user may have; if it is more, they are stored after those of others. 100: never. What
+        /// the database refuses of them is rejected written anew, without the headers that it was published with.
+        burst_share: u16 = 100,
         /// Events that have to be waiting for that; they are looked at `prefetch` at a time.
         burst_batch: u16 = 32,
         /// Events stored with one statement.

@@ -23,7 +23,7 @@ const SLOWLY: &str = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
 
 /// A stack in which almost everything that one user gets comes in bursts.
 fn bursts_of_everything() -> StackBuilder {
-    ingest_alone().env("LOK__INGEST__BURST_BATCH", "10")
+    ingest_alone().env("LOK__INGEST__BURST_SHARE", "25").env("LOK__INGEST__BURST_BATCH", "10")
 }
 
 /// Has event-ingest find everything that `publish` publishes.
@@ -123,7 +123,7 @@ async fn what_is_wrong_in_a_burst_is_set_aside_as_ever() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_may_have_everything_is_not_moved_and_what_was_is_worked_off() {
-    let stack = bursts_of_everything().env("LOK__INGEST__BURST_SHARE", "100");
+    let stack = ingest_alone().env("LOK__INGEST__BURST_BATCH", "10");
     let mut stack = stack.start().await;
     let message = Message::to_queue(stack.queues().names().bulk_queue(), handed_over("moved-before").await);
     stack.publish_message(message.content_type(wire::PROTOBUF)).await;

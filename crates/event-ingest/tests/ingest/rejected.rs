@@ -166,8 +166,7 @@ async fn good_messages_among_wrong_ones_are_stored() {
 
 #[tokio::test]
 async fn an_event_that_the_database_refuses_is_set_aside_and_takes_no_other_with_it() {
-    // All of them are one user's; those of a burst are set aside written anew.
-    let stack = ingest_alone().env("LOK__INGEST__BURST_SHARE", "100").start().await;
+    let stack = ingest_alone().start().await;
     let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             IF NEW.public_id LIKE 'poison%' THEN RAISE EXCEPTION 'not this one'; END IF;
             RETURN NEW;

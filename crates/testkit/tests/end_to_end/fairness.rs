@@ -96,7 +96,7 @@ async fn one_users_burst_does_not_hold_up_anothers_events() {
             RETURN NEW;
         END $$;
         CREATE TRIGGER wait BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION wait()";
-    let stack = Stack::builder().env("LOK__INGEST__BURST_BATCH", "10");
+    let stack = Stack::builder().env("LOK__INGEST__BURST_SHARE", "25").env("LOK__INGEST__BURST_BATCH", "10");
     let mut stack = stack.start().await;
     let receiver = Receiver::start().await;
     for user in ["user_1", "user_2"] {

@@ -146,7 +146,8 @@ struct Stages<'a> {
 }
 
 impl Stages<'_> {
-    /// Starts both stages, each with the queues of all shards and its isolated queue. They end after `shutdown` said so, when their work is done.
+    /// Starts both stages, each with the queues of all shards and its isolated queue. They end after `shutdown` said so,
+    /// when their work is done.
     fn start(self, shutdown: &service::Shutdown) -> Vec<JoinHandle<()>> {
         let (delivery, tasks, stopping) = (&self.settings.delivery, shutdown.tasks(), shutdown.soft());
         let names = Arc::new(backends::names(self.settings));

@@ -142,30 +142,15 @@ const REISSUE_OVERDUE: &str = "
       FROM reissued
       CROSS JOIN LATERAL (SELECT * FROM events WHERE id = reissued.event_id OFFSET 0) event";
 
+/// Those overdue, or those set aside (`$5`).
 const REQUEUE_EVENTS: &str = "
     WITH lost AS (
-        SELECT event_id FROM events_to_fan_out
-         WHERE queued_at < $1 AND event_id >= $2
-         ORDER BY event_id
-         LIMIT $3
-           FOR UPDATE SKIP LOCKED
-    ), queued AS (
-        UPDATE events_to_fan_out waiting
-           SET queued_at = $4
-          FROM lost
-         WHERE waiting.event_id BETWEEN lost.event_id AND lost.event_id
-        RETURNING waiting.event_id
-    )
-    SELECT event.id, event.public_id, event.type AS event_type, event.recipients, event.timestamp, event.body
-      FROM queued
-      CROSS JOIN LATERAL (SELECT * FROM events WHERE id = queued.event_id OFFSET 0) event";
-
-const REQUEUE_SET_ASIDE: &str = "
-    WITH lost AS (
-        SELECT event_id
-          FROM events_to_fan_out waiting
-          CROSS JOIN LATERAL (SELECT received_at FROM events WHERE id = waiting.event_id OFFSET 0) event
-         WHERE queued_at = 'infinity' AND received_at < $1 AND event_id >= $2
+        SELECT event_id FROM events_to_fan_out waiting
+         WHERE event_id >= $2
+           AND CASE WHEN $5
+                    THEN queued_at = 'infinity'
+                         AND EXISTS (SELECT FROM events WHERE id = waiting.event_id AND received_at < $1)
+                    ELSE queued_at < $1 END
          ORDER BY event_id
          LIMIT $3
            FOR UPDATE OF waiting SKIP LOCKED
@@ -346,18 +331,15 @@ impl RecoverySession {
         limit: u32,
         now: Timestamp,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        let statement = match which {
-            LostEvents::Overdue => REQUEUE_EVENTS,
-            LostEvents::SetAside => REQUEUE_SET_ASIDE,
-        };
         let rows: Vec<EventRow> = self
             .run(async |connection, _| {
                 Prepared(
-                    sql_query(statement)
+                    sql_query(REQUEUE_EVENTS)
                         .bind::<Timestamptz, _>(lost.before)
                         .bind::<SqlUuid, _>(first_of(lost))
                         .bind::<BigInt, _>(i64::from(limit))
-                        .bind::<Timestamptz, _>(now),
+                        .bind::<Timestamptz, _>(now)
+                        .bind::<Bool, _>(which == LostEvents::SetAside),
                 )
                 .load(connection)
                 .await

@@ -37,6 +37,15 @@ fn sharded() -> StackBuilder {
         .env("LOK__API__USER_BURST", "10000")
 }
 
+/// Within six seconds what should have been looked at counts as lost.
+fn soon_lost() -> StackBuilder {
+    sharded()
+        .env("LOK__DELIVERY__TIMEOUT", "2s")
+        .env("LOK__EGRESS__CONNECT_TIMEOUT", "1s")
+        .env("LOK__RECOVERY__INTERVAL", "500ms")
+        .env("LOK__RECOVERY__SLACK", "1s")
+}
+
 /// A webhook for each of the users.
 async fn given_webhooks(stack: &Stack, receiver: &Receiver) -> Vec<Webhook> {
     let mut webhooks = Vec::new();
@@ -278,14 +287,7 @@ impl Hoarder {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shard_that_stands_still_keeps_everything_from_being_taken_for_lost() {
     const EVENTS: usize = 16;
-    // Within six seconds what should have been looked at counts as lost.
-    let mut stack = sharded()
-        .env("LOK__DELIVERY__TIMEOUT", "2s")
-        .env("LOK__EGRESS__CONNECT_TIMEOUT", "1s")
-        .env("LOK__RECOVERY__INTERVAL", "500ms")
-        .env("LOK__RECOVERY__SLACK", "1s")
-        .start()
-        .await;
+    let mut stack = soon_lost().start().await;
     let receiver = Receiver::start().await;
     let webhooks = given_webhooks(&stack, &receiver).await;
     let names = stack.queues().names();
@@ -378,13 +380,7 @@ async fn a_platform_grows_and_shrinks_while_retries_wait() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_left_in_shards_that_nobody_works_off_any_more_is_put_back() {
-    let mut stack = sharded()
-        .env("LOK__DELIVERY__TIMEOUT", "2s")
-        .env("LOK__EGRESS__CONNECT_TIMEOUT", "1s")
-        .env("LOK__RECOVERY__INTERVAL", "500ms")
-        .env("LOK__RECOVERY__SLACK", "1s")
-        .start()
-        .await;
+    let mut stack = soon_lost().start().await;
     let receiver = Receiver::start().await;
     let webhooks = given_webhooks(&stack, &receiver).await;
     receiver.answer(Reply::status(500));

@@ -10,7 +10,7 @@ use broker::Confirmed;
 use bytes::Bytes;
 use domain::protocol::{Decision, Fence, Taken, Ticket, decide};
 use domain::redaction::Redactor;
-use domain::retry::{AttemptNumber, NextStep, Schedule, Verdict, next_step};
+use domain::retry::{AttemptNumber, NextStep, Schedule, next_step};
 use domain::{Timestamp, WebhookId};
 use egress::{AttemptError, Client, Outcome};
 use metrics::{counter, gauge, histogram};
@@ -23,8 +23,9 @@ use wire::DeliveryJob;
 
 use crate::claims::Claims;
 use crate::journal::{Journal, JournalError};
-use crate::lanes::{Congestion, Ended, Lanes, Turn};
+use crate::lanes::{Congestion, Lanes, Turn};
 use crate::outbox::Outbox;
+use crate::outcome::{describe_failure, ended, failure_label, outcome_label, verdict};
 use crate::request;
 use crate::targets::{NoTarget, Target, Targets};
 use crate::told::Told;
@@ -230,7 +231,7 @@ impl Attempts {
         unwritten: Option<&Unwritten>,
     ) -> Result<Option<Worked>, NotDone> {
         let made = self.send(job, target, body).await?;
-        turn.ended(ended(&made));
+        turn.ended(ended(&made.outcome, made.duration));
 
         if let Outcome::Failed(error) = &made.outcome
             && error.is_ours()
@@ -389,66 +390,4 @@ pub(crate) enum LoadedTarget {
     Gone,
     /// Its secret cannot be read, and operators were told.
     Unreadable,
-}
-
-/// What an attempt tells of its receiver.
-fn ended(made: &Made) -> Ended {
-    match &made.outcome {
-        Outcome::Responded(_) => Ended::Answered(made.duration),
-        Outcome::Failed(
-            AttemptError::Blocked(_)
-            | AttemptError::Url(_)
-            | AttemptError::NoTurn
-            | AttemptError::NameServers(_)
-            | AttemptError::Exhausted(_),
-        ) => Ended::NotSent,
-        Outcome::Failed(error) if error.is_ours() => Ended::NotSent,
-        Outcome::Failed(_) => Ended::NotAnswered(made.duration),
-    }
-}
-
-fn verdict(outcome: &Outcome) -> Verdict {
-    match outcome {
-        Outcome::Responded(response) => Verdict::of_status(response.status),
-        Outcome::Failed(_) => Verdict::NotDelivered,
-    }
-}
-
-/// Why there was no success, in words for the developer.
-fn describe_failure(outcome: &Outcome) -> Option<String> {
-    match outcome {
-        Outcome::Responded(response) => match (Verdict::of_status(response.status), response.status) {
-            (Verdict::Delivered, _) => None,
-            (_, 300..400) => {
-                Some(format!("redirect: status {} is not followed; 2xx is expected", response.status))
-            }
-            (_, status) => Some(format!("status {status}: 2xx is expected")),
-        },
-        Outcome::Failed(error) => Some(error.to_string()),
-    }
-}
-
-fn outcome_label(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Responded(response) if Verdict::of_status(response.status) == Verdict::Delivered => {
-            "success"
-        }
-        Outcome::Responded(_) => "status",
-        Outcome::Failed(error) => failure_label(error),
-    }
-}
-
-fn failure_label(error: &AttemptError) -> &'static str {
-    match error {
-        AttemptError::Timeout(_) | AttemptError::ConnectTimeout(_) => "timeout",
-        AttemptError::Dns(_) => "dns",
-        AttemptError::Blocked(_) | AttemptError::Url(_) => "blocked",
-        AttemptError::Connect(_) => "connect",
-        AttemptError::Tls(_) => "tls",
-        AttemptError::Protocol(_) => "protocol",
-        AttemptError::Proxy(_) => "proxy",
-        AttemptError::NoTurn => "no_turn",
-        AttemptError::NameServers(_) => "name_servers",
-        AttemptError::Exhausted(_) => "exhausted",
-    }
 }

@@ -9,6 +9,7 @@ mod journal;
 mod lanes;
 mod maintenance;
 mod outbox;
+mod outcome;
 mod reconcile;
 mod request;
 mod subscriptions;

@@ -70,6 +70,19 @@ impl TestDatabase {
         self.url.as_str()
     }
 
+    /// Has events whose ids start with `burst` take 2 ms each to store, as if there were more of them.
+    ///
+    /// # Panics
+    /// The database is away, or it was done before.
+    pub async fn store_bursts_slowly(&self) {
+        let slowly = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF NEW.public_id LIKE 'burst%' THEN PERFORM pg_sleep(0.002); END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER wait BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION wait()";
+        self.connect().await.batch_execute(slowly).await.expect("the table is the test's own");
+    }
+
     /// A connection, to look at what is stored.
     pub async fn connect(&self) -> Client {
         connect(&self.url).await

@@ -9,17 +9,12 @@ use testkit::{DEADLINE, Event, Stack, StackBuilder, eventually_ok};
 use wire::FanOut;
 use wire::names::{ERROR_CODE_HEADER, ROUTING_KEY_HEADER, SOURCE_QUEUE_HEADER};
 
-use crate::seen::{Taker, event, events, expect_stored, expect_worked_off, ingest_alone, stored};
+use crate::seen::{
+    Taker, event, events, expect_stored, expect_worked_off, ingest_alone, refuse_poison, stored,
+};
 
 const EVENTS: usize = 2_000;
 const ROWS: i64 = 2_000;
-
-/// To store an event of a burst takes 2 ms, as if there were more of them: to move it takes much less on any machine.
-const SLOWLY: &str = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        IF NEW.public_id LIKE 'burst%' THEN PERFORM pg_sleep(0.002); END IF;
-        RETURN NEW;
-    END $$;
-    CREATE TRIGGER wait BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION wait()";
 
 /// A stack in which almost everything that one user gets comes in bursts.
 fn bursts_of_everything() -> StackBuilder {
@@ -42,7 +37,7 @@ async fn moved(stack: &mut Stack) -> usize {
 async fn anothers_event_behind_a_burst_is_handed_over_before_most_of_it_and_all_are_once() {
     let single = Event::example(BookingCreated).to("user_2").id("single");
     let mut stack = bursts_of_everything().start().await;
-    stack.database.connect().await.batch_execute(SLOWLY).await.unwrap();
+    stack.database.store_bursts_slowly().await;
     all_at_once(&mut stack, async |stack| {
         stack.publish_all(&events("burst", EVENTS)).await;
         stack.publish(&single).await;
@@ -92,12 +87,7 @@ async fn killed_in_a_burst_every_event_is_stored_once_and_handed_over() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_in_a_burst_is_set_aside_as_ever() {
     let mut stack = bursts_of_everything().start().await;
-    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            IF NEW.public_id LIKE 'poison%' THEN RAISE EXCEPTION 'not this one'; END IF;
-            RETURN NEW;
-        END $$;
-        CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()";
-    stack.database.connect().await.batch_execute(refuse).await.unwrap();
+    refuse_poison(&stack).await;
     all_at_once(&mut stack, async |stack| {
         stack.publish_all(&events("burst", 200)).await;
         stack.publish(&event("poison")).await;

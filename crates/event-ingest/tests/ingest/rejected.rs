@@ -7,7 +7,7 @@ use bytes::Bytes;
 use testkit::Stack;
 use wire::names::{ERROR_CODE_HEADER, ERROR_HEADER, ROUTING_KEY_HEADER};
 
-use crate::seen::{Taker, body_of, event, expect_stored, ingest_alone, stored};
+use crate::seen::{Taker, body_of, event, expect_stored, ingest_alone, refuse_poison, stored};
 
 /// A message that is wrong, the code it is set aside with, and what the reason has to name.
 struct Wrong {
@@ -167,12 +167,7 @@ async fn good_messages_among_wrong_ones_are_stored() {
 #[tokio::test]
 async fn an_event_that_the_database_refuses_is_set_aside_and_takes_no_other_with_it() {
     let stack = ingest_alone().start().await;
-    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            IF NEW.public_id LIKE 'poison%' THEN RAISE EXCEPTION 'not this one'; END IF;
-            RETURN NEW;
-        END $$;
-        CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()";
-    stack.database.connect().await.batch_execute(refuse).await.unwrap();
+    refuse_poison(&stack).await;
 
     let mut events = crate::seen::events("good", 200);
     events.insert(50, event("poison-1"));

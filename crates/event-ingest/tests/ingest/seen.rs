@@ -22,6 +22,16 @@ pub(crate) fn events(prefix: &str, count: usize) -> Vec<Event> {
     (0..count).map(|n| event(&format!("{prefix}-{n}"))).collect()
 }
 
+/// Has the database refuse events whose ids start with `poison`.
+pub(crate) async fn refuse_poison(stack: &Stack) {
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.public_id LIKE 'poison%' THEN RAISE EXCEPTION 'not this one'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()";
+    stack.database.connect().await.batch_execute(refuse).await.unwrap();
+}
+
 /// The number of stored events, and of distinct ids among them.
 pub(crate) async fn stored(stack: &Stack) -> (i64, i64) {
     let client = stack.database.connect().await;

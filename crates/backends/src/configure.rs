@@ -134,7 +134,7 @@ mod tests {
         let queues: Vec<_> = topology.queue_names().collect();
         assert!(queues.contains(&"t1.webhooks.retry.1s"), "{queues:?}");
         assert!(queues.contains(&"t1.webhooks.retry.2s"), "{queues:?}");
-        assert!(queues.contains(&"t1.webhooks.park.40s"), "{queues:?}");
+        assert!(queues.contains(&"t1.webhooks.park.20s"), "{queues:?}");
         assert!(!queues.contains(&"t1.webhooks.deliver.s1"), "{queues:?}");
 
         settings.amqp.shards = 2;

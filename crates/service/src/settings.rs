@@ -190,7 +190,7 @@ settings! {
         max_wait: Span = Span::millis(500),
         /// How long attempts stay parked, the shortest first. A longer one is for a receiver that has not answered for that long; the last
         /// has to be longer than an attempt takes.
-        park_delays: List<Span> = List([5, 10, 20, 40, 80, 160].map(Span::secs).into()),
+        park_delays: List<Span> = List([5, 20, 160].map(Span::secs).into()),
         /// Attempts taken ahead from the broker, of all shards together; one of each at least.
         prefetch: u16 = 2000,
         /// Fan-out messages taken ahead from the broker, of all shards together; one of each at least.

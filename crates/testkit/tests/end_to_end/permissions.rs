@@ -23,7 +23,7 @@ use crate::support::root;
 
 const PASSWORD: &str = "only-for-this-test";
 
-const QUEUES: [&str; 28] = [
+const QUEUES: [&str; 22] = [
     "ingest.events",
     "ingest.events.bulk",
     "ingest.events.bulk.isolated",

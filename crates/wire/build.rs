@@ -8,7 +8,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let package = root.join("lokroom/webhooks/v1");
     println!("cargo::rerun-if-changed={}", package.display());
 
-    let files = ["platform_event.proto", "fan_out.proto", "delivery.proto"].map(|file| package.join(file));
+    let files = ["platform_event.proto", "moved.proto", "fan_out.proto", "delivery.proto"]
+        .map(|file| package.join(file));
     let descriptors = protox::compile(files, [root])?;
     prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
     Ok(())

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 use lapin::BasicProperties;
+use lapin::types::generation::gen_field_table;
+use lapin::types::parsing::parse_field_table;
 use lapin::types::{AMQPValue, FieldTable};
 
 /// Says of a moved message that it came back where it was before: the broker's own mark does not go along.
@@ -157,6 +159,25 @@ impl Headers {
         })
     }
 
+    /// The headers as AMQP writes a table of them; nothing where there are none.
+    pub fn encode(&self) -> Bytes {
+        if self.table.inner().is_empty() {
+            return Bytes::new();
+        }
+        cookie_factory::gen_simple(gen_field_table(&self.table), Vec::new()).unwrap_or_default().into()
+    }
+
+    /// Reads what [`Headers::encode`] wrote; `None` if it is nothing of the kind.
+    pub fn decode(encoded: &[u8]) -> Option<Self> {
+        if encoded.is_empty() {
+            return Some(Self::default());
+        }
+        match parse_field_table(encoded) {
+            Ok(([], table)) => Some(Self { table }),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
     /// How often the queue already delivered the message in vain (`x-delivery-count` of quorum queues).
     pub(crate) fn delivery_count(&self) -> u64 {
         let count = self.table.inner().get("x-delivery-count").and_then(AMQPValue::as_long_long_int);
@@ -184,5 +205,32 @@ impl Headers {
     /// The queue that a dead letter was first taken from (`x-first-death-queue`).
     pub fn first_death_queue(&self) -> Option<String> {
         self.text("x-first-death-queue")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_of_every_kind_are_read_as_they_were_written() {
+        let mut nested = FieldTable::default();
+        nested.insert("deep".into(), AMQPValue::Boolean(true));
+        let mut headers = Headers::default();
+        assert_eq!(Headers::decode(&headers.encode()), Some(Headers::default()));
+        headers.set("traceparent", "00-1");
+        for (name, value) in [
+            ("number", AMQPValue::LongLongInt(-7)),
+            ("time", AMQPValue::Timestamp(1_700_000_000)),
+            ("bytes", AMQPValue::ByteArray(vec![0, 255].into())),
+            ("table", AMQPValue::FieldTable(nested)),
+            ("nothing", AMQPValue::Void),
+        ] {
+            headers.table.insert(name.into(), value);
+        }
+        assert_eq!(Headers::decode(&headers.encode()), Some(headers.clone()));
+        let encoded = headers.encode();
+        assert_eq!(Headers::decode(&encoded[..encoded.len() - 1]), None, "not whole");
+        assert_eq!(Headers::decode(&[&encoded[..], b"?"].concat()), None, "more than that");
     }
 }

@@ -7,20 +7,11 @@ use crate::timestamp::PublishedTimestamp;
 /// Builds the body of an event: `{"event":…,"timestamp":…,"data":{…}}` in that key order, `data` in the
 /// publisher's key order, as a fixed point of `JSON.stringify(JSON.parse(body))` (contract, *Body*).
 pub fn build(event: EventType, timestamp: &PublishedTimestamp, data: &js::Object<'_>) -> String {
-    let mut body = before_data(event, timestamp.as_str());
+    // Event types and RFC 3339 texts hold nothing that JSON escapes.
+    let mut body = format!(r#"{{"event":"{event}","timestamp":"{}","data":"#, timestamp.as_str());
     js::write_object(data, &mut body);
     body.push('}');
     body
-}
-
-/// `data` of a body that was built of this event type and timestamp; `None` if it was not.
-pub fn data_of<'a>(event: EventType, timestamp: &str, body: &'a [u8]) -> Option<&'a [u8]> {
-    body.strip_prefix(before_data(event, timestamp).as_bytes())?.strip_suffix(b"}")
-}
-
-fn before_data(event: EventType, timestamp: &str) -> String {
-    // Event types and RFC 3339 texts hold nothing that JSON escapes.
-    format!(r#"{{"event":"{event}","timestamp":"{timestamp}","data":"#)
 }
 
 /// `data` of a request that a developer asked for to try a webhook out: the type's example, marked.

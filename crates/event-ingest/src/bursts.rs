@@ -1,76 +1,169 @@
-//! Events that come in bursts: they are stored after those of other users.
+//! Which events come in bursts: they are stored after those of other users.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use broker::{Confirmed, Message};
+use broker::Received;
 use domain::UserId;
 use domain::event::AcceptedEvent;
-use futures_util::future::try_join_all;
-use metrics::counter;
 use service::settings::Ingest;
-use wire::{FanOut, PROTOBUF};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
-use crate::outbox::Outbox;
-use crate::pipeline::{of_new, to_store};
-use crate::retry::Stopping;
+/// A burst is over when nothing of one has come for so long.
+const CALM: Duration = Duration::from_secs(1);
 
-/// Tells which events come in bursts, and moves them to the queue of those.
+/// The largest body of a small event: a thousand of them may be in memory without anybody noticing.
+const SMALL: usize = 16 * 1024;
+
+/// Tells which events come in bursts.
 pub(crate) struct Bursts {
     bounds: Bounds,
-    outbox: Outbox,
-    queue: String,
+    under_way: UnderWay,
+    going: AtomicBool,
+    /// When the last batch was looked at that had events in bursts and small ones only; nothing if there was another since.
+    small_ones_at: watch::Sender<Option<Instant>>,
 }
 
 /// What a burst is.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
-    /// Events that came while the batch before was being worked off, from which on what a user has of them says something.
+    /// Events waiting, from which on what a user has of them says something.
     events: usize,
     /// Percent of them that a user may have.
     share: usize,
 }
 
+/// What is worked off: it was waiting together, as far as anybody can tell.
+type UnderWay = Arc<Mutex<Vec<Arc<Counts>>>>;
+
+/// Events of a batch, and how many of them each user has.
+#[derive(Debug, Default)]
+struct Counts {
+    events: usize,
+    of: HashMap<UserId, usize>,
+}
+
+/// Keeps a batch among what is under way, until this is dropped.
+#[derive(Debug)]
+#[must_use = "a batch is under way only while it is kept"]
+pub(crate) struct Counted {
+    counts: Arc<Counts>,
+    under_way: UnderWay,
+}
+
 impl Bursts {
-    /// Moves what users have beyond the configured share to `queue`.
-    pub(crate) fn new(settings: &Ingest, outbox: Outbox, queue: String) -> Self {
-        let bounds = Bounds { events: settings.burst_batch.into(), share: usize::from(settings.burst_share) };
-        Self { bounds, outbox, queue }
+    /// With the configured bounds.
+    pub(crate) fn new(settings: &Ingest) -> Self {
+        Self {
+            bounds: Bounds { events: settings.burst_batch.into(), share: usize::from(settings.burst_share) },
+            under_way: UnderWay::default(),
+            going: AtomicBool::new(false),
+            small_ones_at: watch::Sender::new(None),
+        }
     }
 
-    /// Of each of these events whether it comes in a burst.
-    pub(crate) fn among<'a>(&self, events: impl Iterator<Item = &'a AcceptedEvent>) -> Vec<bool> {
-        self.bounds.bursts(&events.map(|event| event.recipients.as_slice()).collect::<Vec<_>>())
+    /// Of each of a batch's events whether it comes in a burst.
+    pub(crate) fn among<'a>(
+        &self,
+        events: impl Iterator<Item = (&'a Received, &'a AcceptedEvent)>,
+    ) -> (Vec<bool>, Option<Counted>) {
+        let (mut largest, mut recipients) = (0, Vec::new());
+        for (message, event) in events {
+            largest = largest.max(message.body.len());
+            recipients.push(event.recipients.as_slice());
+        }
+        if self.bounds.share >= 100 {
+            return (vec![false; recipients.len()], None);
+        }
+        let counted = Counted::new(&recipients, self.under_way.clone());
+        let bursts = self.bounds.bursts(&recipients, &locked(&self.under_way));
+        self.note(bursts.contains(&true), largest);
+        (bursts, Some(counted))
     }
 
-    /// Puts events into the queue of those that come in bursts: a group a message.
-    ///
-    /// # Errors
-    /// The service is stopping and the broker does not confirm.
-    pub(crate) async fn put(&self, events: Vec<AcceptedEvent>) -> Result<Confirmed, Stopping> {
-        let count = events.len() as u64;
-        let groups = FanOut::grouped(events.into_iter().map(|event| of_new(&to_store(event))));
-        let publishing = groups.iter().map(|group| {
-            self.outbox.publish(Message::to_queue(&self.queue, group.encode()).content_type(PROTOBUF))
-        });
-        let confirmed = try_join_all(publishing).await?;
-        counter!("ingest_moved_to_bulk_total").increment(count);
-        Ok(confirmed.into_iter().fold(Confirmed::nothing_to_publish(), Confirmed::and))
+    fn note(&self, has_bursts: bool, largest: usize) {
+        self.going.store(has_bursts, Ordering::Relaxed);
+        if largest > SMALL {
+            self.small_ones_at.send_replace(None);
+        } else if has_bursts {
+            self.small_ones_at.send_replace(Some(Instant::now()));
+        }
+    }
+
+    /// Waits until there are bursts of small events.
+    pub(crate) async fn of_small_events(&self) {
+        let _ = self.small_ones_at.subscribe().wait_for(|at| !is_over(*at)).await;
+    }
+
+    /// Waits until there were no bursts of small events for [`CALM`], or events are not small.
+    pub(crate) async fn over(&self) {
+        let mut small_ones_at = self.small_ones_at.subscribe();
+        loop {
+            let at = *small_ones_at.borrow_and_update();
+            let Some(at) = at.filter(|at| !is_over(Some(*at))) else { return };
+            let _ = timeout_at(at + CALM, small_ones_at.wait_for(Option::is_none)).await;
+        }
+    }
+
+    /// Whether the last batch had events in bursts: what is moved is soon done, and the next batch need not wait for it.
+    pub(crate) fn are_going(&self) -> bool {
+        self.going.load(Ordering::Relaxed)
     }
 }
 
+fn is_over(at: Option<Instant>) -> bool {
+    at.is_none_or(|at| at.elapsed() >= CALM)
+}
+
+impl Counts {
+    fn of(events: &[&[UserId]]) -> Self {
+        let mut counts = Self { events: events.len(), of: HashMap::new() };
+        for user in events.iter().flat_map(|recipients| recipients.iter()) {
+            match counts.of.get_mut(user) {
+                Some(count) => *count += 1,
+                None => {
+                    counts.of.insert(user.clone(), 1);
+                }
+            }
+        }
+        counts
+    }
+}
+
+impl Counted {
+    fn new(events: &[&[UserId]], under_way: UnderWay) -> Self {
+        let counts = Arc::new(Counts::of(events));
+        locked(&under_way).push(counts.clone());
+        Self { counts, under_way }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        locked(&self.under_way).retain(|counts| !Arc::ptr_eq(counts, &self.counts));
+    }
+}
+
+fn locked(under_way: &UnderWay) -> std::sync::MutexGuard<'_, Vec<Arc<Counts>>> {
+    under_way.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Bounds {
-    /// Of each of these events, by its recipients, whether everybody whom it concerns has more than the share of all of them. An
-    /// event that somebody waits for who gets little is in no burst.
-    fn bursts(self, events: &[&[UserId]]) -> Vec<bool> {
-        if events.len() < self.events {
+    /// Of each of these events, by its recipients, whether everybody whom it concerns has more than the share of everything that is
+    /// under way, these included. An event that somebody waits for who gets little is in no burst.
+    fn bursts(self, events: &[&[UserId]], under_way: &[Arc<Counts>]) -> Vec<bool> {
+        let all: usize = under_way.iter().map(|counts| counts.events).sum();
+        if all < self.events {
             return vec![false; events.len()];
         }
-        let mut counts: HashMap<&UserId, usize> = HashMap::new();
-        for user in events.iter().flat_map(|recipients| recipients.iter()) {
-            *counts.entry(user).or_default() += 1;
-        }
-        let has_more = |user: &UserId| counts[user] * 100 > events.len() * self.share;
-        events.iter().map(|recipients| recipients.iter().all(&has_more)).collect()
+        let count_of = |user| under_way.iter().filter_map(|counts| counts.of.get(user)).sum::<usize>();
+        let mut known: HashMap<&UserId, bool> = HashMap::new();
+        let mut has_more =
+            |user| *known.entry(user).or_insert_with(|| count_of(user) * 100 > all * self.share);
+        events.iter().map(|recipients| recipients.iter().all(&mut has_more)).collect()
     }
 }
 
@@ -82,11 +175,28 @@ mod tests {
 
     /// Which of the events are in bursts, each given by its recipients, a letter for each.
     fn bursts(events: &str) -> String {
+        behind(&[], events)
+    }
+
+    /// The same, with other batches under way.
+    fn behind(others: &[&str], events: &str) -> String {
+        let under_way = UnderWay::default();
+        let counted = |events: &[Vec<UserId>]| {
+            Counted::new(&events.iter().map(Vec::as_slice).collect::<Vec<_>>(), under_way.clone())
+        };
+        let _others: Vec<_> = others.iter().map(|events| counted(&parsed(events))).collect();
+        drop(counted(&parsed("b b b b b b b b b b b b b b b b b b b b b b b b")));
+        let events = parsed(events);
+        let _counted = counted(&events);
+        let events: Vec<_> = events.iter().map(Vec::as_slice).collect();
+        let bursts = BOUNDS.bursts(&events, &locked(&under_way));
+        bursts.into_iter().map(|is_in| if is_in { '!' } else { '.' }).collect()
+    }
+
+    fn parsed(events: &str) -> Vec<Vec<UserId>> {
         let users =
             |event: &str| event.chars().map(|user| UserId::parse(&user.to_string()).unwrap()).collect();
-        let events: Vec<Vec<UserId>> = events.split(' ').map(users).collect();
-        let events: Vec<_> = events.iter().map(Vec::as_slice).collect();
-        BOUNDS.bursts(&events).into_iter().map(|is_in| if is_in { '!' } else { '.' }).collect()
+        events.split(' ').map(users).collect()
     }
 
     #[test]
@@ -109,9 +219,34 @@ mod tests {
     }
 
     #[test]
-    fn with_a_share_of_everything_there_are_no_bursts() {
-        let user = [UserId::parse("a").unwrap()];
-        let events = [user.as_slice(); 100];
-        assert_eq!(Bounds { events: 1, share: 100 }.bursts(&events), [false; 100]);
+    fn what_is_under_way_counts_and_what_is_over_does_not() {
+        assert_eq!(behind(&["a a a"], "a a a a b"), "!!!!.");
+        assert_eq!(behind(&["a a a"], "b a"), "..", "little in all");
+        assert_eq!(behind(&["a a a a", "a a c c"], "b a"), ".!");
+        assert_eq!(behind(&["c d e f g h"], "b a"), "..");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bursts_of_small_events_are_over_when_none_comes_or_a_large_one_does() {
+        let bursts = Bursts::new(&service::Settings::default().ingest);
+        let begun = async || tokio::time::timeout(CALM / 2, bursts.of_small_events()).await.is_ok();
+        assert!(!begun().await);
+        bursts.note(true, SMALL);
+        assert!(begun().await);
+
+        let start = Instant::now();
+        let goes_on = async {
+            tokio::time::sleep(CALM / 2).await;
+            bursts.note(true, 1);
+            bursts.note(false, 1);
+        };
+        tokio::join!(bursts.over(), goes_on);
+        assert_eq!(start.elapsed(), CALM * 3 / 2);
+        assert!(!begun().await);
+
+        bursts.note(true, 1);
+        let grows = async { bursts.note(true, SMALL + 1) };
+        tokio::join!(bursts.over(), grows);
+        assert!(!begun().await, "they are not small any more");
     }
 }

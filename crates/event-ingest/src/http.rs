@@ -156,7 +156,7 @@ fn intake(pipeline: Pipeline, batch_events: u32, turns: Turns, shutdown: &Shutdo
     let group = NonZeroUsize::new(batch_events as usize).unwrap_or(NonZeroUsize::MIN);
     let bounds = group_commit::Bounds { waiting: WAITING, group, concurrent_groups: CONCURRENT_GROUPS };
     GroupCommit::start(bounds, shutdown.tasks(), move |waiting: Vec<Waiting>| {
-        let (pipeline, going) = (pipeline.clone(), turns.go_first());
+        let (pipeline, going) = (pipeline.clone(), turns.go_first(waiting.len()));
         async move {
             let _going = going;
             let now = Instant::now();

@@ -6,10 +6,12 @@ mod consume;
 mod counted;
 mod decode;
 mod http;
+mod moving;
 mod outbox;
 mod pipeline;
 mod reject;
 mod retry;
+mod storing;
 mod turns;
 
 use std::process::ExitCode;
@@ -17,20 +19,25 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use broker::{ConsumerConfig, Origin, PublisherConfig};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use isolation::Isolation;
 use ring::rand::SystemRandom;
+use service::settings::Ingest;
 use service::{Context, ServiceInfo, Settings};
 use tokio_util::task::TaskTracker;
-use wire::fan_out::MESSAGE_BYTES;
+
+use wire::moved::GROUP_BYTES;
 
 use crate::bursts::Bursts;
-use crate::consume::{Consumption, Rank, Sorting, Storing, StoringMoved};
+use crate::consume::{Consumption, Rank};
 use crate::decode::Decoder;
+use crate::moving::{Sorting, StoringMoved};
 use crate::outbox::Outbox;
 use crate::pipeline::{Pipeline, StatementBounds};
 use crate::reject::RejectedQueue;
 use crate::retry::Retry;
-use crate::turns::Turns;
+use crate::storing::Storing;
+use crate::turns::{Pace, Turns};
 
 const INFO: ServiceInfo = ServiceInfo {
     name: "event-ingest",
@@ -73,61 +80,73 @@ async fn ingest(context: Context) -> anyhow::Result<()> {
     let names = Arc::new(backends::names(&settings));
     let outbox = Outbox::new(broker.publisher(PublisherConfig::default()), retry.clone());
     let bounds = StatementBounds::of(&settings.ingest);
-    let pipeline = Pipeline::new(store, outbox.clone(), names.clone(), clock.clone(), retry.clone(), bounds);
+    let pipeline =
+        Pipeline::new(store.clone(), outbox.clone(), names.clone(), clock.clone(), retry.clone(), bounds);
     let decoder = Decoder::new(names.events_exchange(), clock.clone(), SystemRandom::new());
 
     let turns = Turns::default();
     let server = http::start(&settings, pipeline.clone(), decoder.clone(), &turns, &shutdown)?;
-    let consumer =
-        |queue: String, prefetch| broker.consumer(queue, ConsumerConfig { prefetch, tag: INFO.name.into() });
+    let consumer = {
+        let broker = broker.clone();
+        move |queue: String, prefetch| {
+            broker.consumer(queue, ConsumerConfig { prefetch, tag: INFO.name.into() })
+        }
+    };
     let isolation = |queue| {
         let publisher = broker.publisher(PublisherConfig::default());
         Isolation::new(publisher, (*names).clone(), queue, stopping.clone())
     };
-    let (of_waiting, of_bulk) = (isolation(names.ingest_queue()), isolation(names.bulk_queue()));
-    let prefetch = &settings.ingest;
-    let waiting = consumer(names.ingest_queue(), prefetch.prefetch);
-    let bulk = consumer(names.bulk_queue(), prefetch.bulk_prefetch);
+    let (queue, bulk_queue) = (names.ingest_queue(), names.bulk_queue());
+    let (of_waiting, of_bulk) = (isolation(queue.clone()), isolation(bulk_queue.clone()));
     let [isolated, isolated_bulk] =
         [&of_waiting, &of_bulk].map(|isolation| consumer(isolation.isolated_queue().to_owned(), 1));
 
-    let bursts = Bursts::new(&settings.ingest, outbox.clone(), names.bulk_queue());
-    let rejected = RejectedQueue::new(outbox, names);
-    let storing_moved = Arc::new(StoringMoved {
-        pipeline: pipeline.clone(),
-        rejected: rejected.clone(),
-        isolation: of_bulk.clone(),
-    });
+    let rejected = RejectedQueue::new(outbox.clone(), names);
     let storing = Arc::new(Storing { pipeline, decoder, rejected, retry });
-    let sorting = Arc::new(Sorting { storing: storing.clone(), bursts });
-    let consuming = Consumption {
-        work: sorting,
+    let storing_moved = Arc::new(StoringMoved { storing: storing.clone(), isolation: of_bulk.clone() });
+    let bursts = Arc::new(Bursts::new(&settings.ingest));
+    let sorting = Sorting {
+        storing: storing.clone(),
+        bursts: bursts.clone(),
+        outbox,
+        queue: bulk_queue.clone(),
+    };
+    let waiting = Arc::new(Consumption {
+        work: Arc::new(sorting),
         isolation: of_waiting.clone(),
         bounds,
-        rank: Rank::First,
-        turns: turns.clone(),
-    };
-    let consuming_bulk = Consumption {
+        rank: Rank::First(turns.clone(), bursts.clone()),
+    });
+    let bulk = Consumption {
         work: storing_moved.clone(),
         isolation: of_bulk.clone(),
-        bounds: StatementBounds { bytes: MESSAGE_BYTES, ..bounds },
-        rank: Rank::Bulk,
-        turns,
+        bounds: StatementBounds { bytes: GROUP_BYTES, ..bounds },
+        rank: Rank::Bulk(Pace { turns, store, clock, ahead: settings.ingest.bulk_ahead }),
     };
-    let tasks = shutdown.tasks();
-    let mut consuming = tasks.spawn(consuming.run(waiting, stopping.clone()));
-    let mut consuming_bulk = tasks.spawn(consuming_bulk.run(bulk, stopping.clone()));
-    // What is worked off alone is not moved again.
-    let mut consuming_isolated = tasks.spawn(of_waiting.run(storing, isolated));
-    let mut consuming_isolated_bulk = tasks.spawn(of_bulk.run(storing_moved, isolated_bulk));
+    let Ingest { prefetch, burst_prefetch, bulk_prefetch, .. } = settings.ingest;
+    let (tasks, until) = (shutdown.tasks(), stopping.clone());
+    let mut consuming = FuturesUnordered::from_iter([
+        tasks.spawn({
+            let (waiting, consumer, until) =
+                (waiting.clone(), consumer(queue.clone(), prefetch), until.clone());
+            async move { waiting.run(consumer, until).await }
+        }),
+        tasks.spawn({
+            let (consumer, until) = (consumer(bulk_queue, bulk_prefetch), until.clone());
+            async move { bulk.run(consumer, until).await }
+        }),
+        tasks.spawn(async move {
+            waiting.run_in_bursts(&bursts, || consumer(queue.clone(), burst_prefetch), until).await;
+        }),
+        // What is worked off alone is not moved again.
+        tasks.spawn(of_waiting.run(storing, isolated)),
+        tasks.spawn(of_bulk.run(storing_moved, isolated_bulk)),
+    ]);
 
     // Left to itself, a consumer ends only by a panic of its own. Then the process ends too: its messages come back.
     let ended_early = tokio::select! {
         () = stopping.cancelled() => None,
-        ended = &mut consuming => Some(ended),
-        ended = &mut consuming_bulk => Some(ended),
-        ended = &mut consuming_isolated => Some(ended),
-        ended = &mut consuming_isolated_bulk => Some(ended),
+        ended = consuming.next() => ended,
     };
     stopping.cancel();
     tokio::join!(server.stop(), shutdown.drained());

@@ -206,12 +206,6 @@ pub(crate) fn to_store(event: AcceptedEvent) -> NewEvent {
     }
 }
 
-/// An event that was accepted before, and not stored.
-pub(crate) fn to_store_moved(event: FanOutEvent) -> NewEvent {
-    let FanOutEvent { id, public_id, event_type, timestamp, recipients, body } = event;
-    NewEvent { id, publisher_id: Some(public_id), event_type, recipients, timestamp, body }
-}
-
 fn receipt(event: &NewEvent, outcome: Outcome) -> Receipt {
     match outcome {
         Ok(Inserted::New) => Receipt::Stored(event.public_id()),
@@ -221,7 +215,7 @@ fn receipt(event: &NewEvent, outcome: Outcome) -> Receipt {
 }
 
 /// An event in the form in which it travels between services.
-pub(crate) fn of_new(event: &NewEvent) -> FanOutEvent {
+fn of_new(event: &NewEvent) -> FanOutEvent {
     FanOutEvent {
         id: event.id,
         public_id: event.public_id(),

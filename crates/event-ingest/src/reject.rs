@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use broker::{Confirmed, Message, Received};
-use domain::body;
 use domain::event::Rejection;
-use store::NewEvent;
 use tracing::info;
+use wire::Names;
 use wire::names::ROUTING_KEY_HEADER;
 use wire::rejected::rejected;
-use wire::{Names, PROTOBUF, platform_event};
 
 use crate::counted::Source;
 use crate::outbox::Outbox;
@@ -41,18 +39,6 @@ impl RejectedQueue {
         self.publish(message, &received.routing_key, rejection).await
     }
 
-    /// Puts an event there whose message is gone: written anew, as protobuf.
-    ///
-    /// # Errors
-    /// The service is stopping and the broker does not confirm.
-    pub(crate) async fn put_event(
-        &self,
-        event: &NewEvent,
-        rejection: &Rejection,
-    ) -> Result<Confirmed, Stopping> {
-        self.publish(written_anew(event, &self.names), event.event_type.as_str(), rejection).await
-    }
-
     async fn publish(
         &self,
         message: Message,
@@ -67,16 +53,6 @@ impl RejectedQueue {
     }
 }
 
-/// The event as internal services publish it.
-fn written_anew(event: &NewEvent, names: &Names) -> Message {
-    let (id, event_type, timestamp) = (event.public_id(), event.event_type, &event.timestamp);
-    let data = body::data_of(event_type, timestamp, &event.body).unwrap_or_default();
-    let recipients = event.recipients.iter().map(|user| user.as_str().to_owned()).collect();
-    let data = event.body.slice_ref(data);
-    let encoded = platform_event::encode(id.as_str(), event_type.as_str(), timestamp, recipients, data);
-    Message::to_queue(names.rejected_queue(), encoded.into()).content_type(PROTOBUF).message_id(id.as_str())
-}
-
 /// The message as it is kept: its content, who it was for, and what is wrong with it.
 fn letter(message: Message, routing_key: &str, rejection: &Rejection, names: &Names) -> Message {
     rejected(message, names, rejection.code().as_str(), &rejection.to_string())
@@ -87,16 +63,10 @@ fn letter(message: Message, routing_key: &str, rejection: &Rejection, names: &Na
 mod tests {
     use broker::Headers;
     use bytes::Bytes;
-    use domain::EventType;
-    use domain::event::{AcceptedEvent, RejectionCode};
-    use ring::rand::SystemRandom;
-    use service::Clock;
-    use testkit::Event;
+    use domain::event::RejectionCode;
     use wire::names::{ERROR_CODE_HEADER, ERROR_HEADER};
 
     use super::*;
-    use crate::decode::Decoder;
-    use crate::pipeline::to_store;
 
     fn received(headers: Headers) -> Received {
         Received {
@@ -146,19 +116,5 @@ mod tests {
         let message = of_received(&received(headers), &rejection);
         assert_eq!(message.headers.text("large"), None);
         assert_eq!(message.headers.text(ERROR_HEADER).as_deref(), Some("too large"));
-    }
-
-    #[test]
-    fn an_event_written_anew_is_the_same_to_whoever_reads_it() {
-        let decoder = Decoder::new("lokroom.events".to_owned(), Clock::system(), SystemRandom::new());
-        let event = Event::example(EventType::BookingCreated).to("user_1").to("user_2").id("order-1");
-        let json = event.timestamp("2024-01-15T10:30:00Z").to_json();
-        let first = decoder.decode_json(json.as_bytes()).unwrap();
-        let message = written_anew(&to_store(first.clone()), &Names::default());
-        let mut again = received(Headers::default());
-        again.content_type.clone_from(&message.content_type);
-        again.body = message.body;
-        let again = decoder.decode(&again).unwrap();
-        assert_eq!(AcceptedEvent { id: first.id, ..again }, first);
     }
 }

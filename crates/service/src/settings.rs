@@ -153,13 +153,16 @@ settings! {
         token: Option<Secret> = None,
         /// AMQP messages taken ahead; all of them may be as large as the broker lets them be.
         prefetch: u16 = 300,
-        /// Groups of events that come in bursts taken ahead, of up to 256 KiB each.
+        /// Further messages taken ahead while bursts of small events, of up to 16 KiB, move out of the way of others.
+        burst_prefetch: u16 = 1000,
+        /// Groups of events that come in bursts taken ahead, of up to 64 KiB each.
         bulk_prefetch: u16 = 16,
-        /// Percent of the events waiting that one user may have; if it is more, they are stored after those of others. 100: never. What
-        /// the database refuses of them is rejected written anew, without the headers that it was published with.
-        burst_share: u16 = 100,
-        /// Events that have to be waiting for that; they are looked at `prefetch` at a time.
+        /// Percent of the events waiting that one user may have; if it is more, they are stored after those of others. 100: never.
+        burst_share: u16 = 25,
+        /// Events that have to be waiting for that: those that are worked off together.
         burst_batch: u16 = 32,
+        /// Events that dispatchers may have to do before more of a burst is stored and handed to them.
+        bulk_ahead: u32 = 200,
         /// Events stored with one statement.
         batch_events: u32 = 500,
         /// Bytes stored with one statement.
@@ -388,7 +391,9 @@ impl Settings {
         bound("api.trusted_hops", self.api.trusted_hops.into(), 1, 16);
         bound("api.remembered", self.api.remembered.into(), 1, 100_000_000);
         bound("ingest.prefetch", self.ingest.prefetch.into(), 1, 60_000);
+        bound("ingest.burst_prefetch", self.ingest.burst_prefetch.into(), 1, 60_000);
         bound("ingest.bulk_prefetch", self.ingest.bulk_prefetch.into(), 1, 1000);
+        bound("ingest.bulk_ahead", self.ingest.bulk_ahead.into(), 1, 1_000_000);
         bound("ingest.burst_share", self.ingest.burst_share.into(), 1, 100);
         bound("ingest.burst_batch", self.ingest.burst_batch.into(), 2, 60_000);
         bound("ingest.batch_events", self.ingest.batch_events.into(), 1, 10_000);

@@ -1,5 +1,6 @@
 //! What has lost its message: found in the database and given a new one.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
@@ -101,6 +102,12 @@ struct CountsRow {
 }
 
 #[derive(QueryableByName)]
+struct Counted {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+#[derive(QueryableByName)]
 struct JobRow {
     #[diesel(sql_type = SqlUuid)]
     id: Uuid,
@@ -171,6 +178,12 @@ const COUNT_LOST: &str = "
            (SELECT count(*) FROM deliveries
              WHERE status = 'pending' AND next_attempt_at < $1 AND id >= $2) AS deliveries";
 
+/// No more than it takes to tell. The table is small, and has what is left for later, or for good, too.
+const COUNT_WAITING: &str = "
+    SELECT count(*) FROM (
+        SELECT FROM events_to_fan_out WHERE queued_at >= $1 AND queued_at < $2 LIMIT $3
+    ) waiting";
+
 const LEAVE_EVENTS: &str = "
     UPDATE events_to_fan_out
        SET queued_at = COALESCE($2, 'infinity')
@@ -195,6 +208,20 @@ impl Store {
             .execute(&mut connection)
             .await?;
         Ok(())
+    }
+
+    /// Events that were handed to the dispatchers in this time and are not fanned out yet; counted up to `most`.
+    pub async fn count_waiting_events(&self, queued: Range<Timestamp>, most: u32) -> Result<u32, StoreError> {
+        let mut connection = self.connection().await?;
+        let counted: Counted = Prepared(
+            sql_query(COUNT_WAITING)
+                .bind::<Timestamptz, _>(queued.start)
+                .bind::<Timestamptz, _>(queued.end)
+                .bind::<BigInt, _>(i64::from(most)),
+        )
+        .get_result(&mut connection)
+        .await?;
+        Ok(u32::try_from(counted.count).unwrap_or(most))
     }
 
     /// Keeps the reconciler from events that are not fanned out, until then; `None`: until someone asks for them.

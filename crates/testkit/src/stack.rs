@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use broker::{Broker, Message, Publisher, PublisherConfig};
-use domain::EventType;
+use broker::{Broker, Message, Publisher, PublisherConfig, Received};
+use bytes::Bytes;
 use domain::pace::ParkDelays;
 use domain::shard::Shards;
+use domain::{EventId, EventType};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
+use service::Clock;
+use wire::moved;
 
 use crate::binary::{Binary, Service};
 use crate::database::{SECRET_KEYS, TestDatabase};
@@ -357,6 +360,15 @@ impl Stack {
             .content_type(wire::JSON)
     }
 
+    /// The bytes of a group of events that moved out of the way of others, each with an id of its own.
+    pub fn moved(&self, events: &[Event]) -> Bytes {
+        let messages: Vec<_> = events.iter().map(|event| received(self.message(event))).collect();
+        let id =
+            || EventId::generate(Clock::system().now(), &SystemRandom::new()).expect("there is randomness");
+        let groups = moved::encode(messages.iter().map(|message| (id(), message)));
+        <[_; 1]>::try_from(groups).expect("they are few").into_iter().next().unwrap_or_default()
+    }
+
     /// A webhook's history as its owner sees it; `query` for example `status=failed`.
     pub async fn history(&self, webhook: &Webhook, query: &str) -> Value {
         let path = format!("{}/deliveries?{query}", webhook.path());
@@ -367,5 +379,23 @@ impl Stack {
     pub async fn depth(&self, queue: &str) -> u32 {
         let depth = self.broker.inspector().depth(queue).await;
         depth.unwrap_or_else(|error| panic!("{queue} cannot be looked at: {error}")).unwrap_or(0)
+    }
+}
+
+/// A message as whoever takes it first gets it.
+fn received(message: Message) -> Received {
+    let Message { exchange, routing_key, body, content_type, content_encoding, message_id, headers } =
+        message;
+    Received {
+        body,
+        exchange,
+        routing_key,
+        content_type,
+        content_encoding,
+        message_id,
+        headers,
+        redelivered: false,
+        may_be_copy: false,
+        delivery_count: 0,
     }
 }

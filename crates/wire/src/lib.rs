@@ -2,6 +2,7 @@
 
 pub mod delivery;
 pub mod fan_out;
+pub mod moved;
 pub mod names;
 pub mod platform_event;
 pub mod probe;

@@ -120,3 +120,23 @@ async fn what_came_out_of_a_queue_counts_once_it_must_be_done_with() {
     // The database may have been away: what was taken may have been held for as long.
     assert_eq!(store.recovery().worked_off("q", soon).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn what_dispatchers_have_to_do_is_counted_and_what_waits_for_something_else_is_not() {
+    let database = TestDatabase::create().await;
+    let store = store_of(&database);
+    let (events, at) = ([0; 6].map(|_| event(None, now())), now());
+    store.insert_events(&events[..5], at).await.unwrap();
+    store.insert_events(&events[5..], ago(60)).await.unwrap();
+    let count =
+        async |most| store.count_waiting_events(ago(10)..at + Duration::from_secs(10), most).await.unwrap();
+    assert_eq!(
+        (count(100).await, count(3).await),
+        (5, 3),
+        "what was handed over a minute ago waits for something"
+    );
+    store.leave_events(&[events[0].id], None).await.unwrap();
+    store.leave_events(&[events[1].id], Some(at + Duration::from_secs(1800))).await.unwrap();
+    store.record_fan_out(&[], &[events[2].id], at).await.unwrap();
+    assert_eq!(count(100).await, 2);
+}

@@ -91,7 +91,7 @@ async fn one_users_burst_does_not_hold_up_anothers_events() {
     const BURST: usize = 2000;
     const SINGLES: usize = 5;
     // The single ones are less than a quarter of the fewest that are looked at.
-    let stack = Stack::builder().env("LOK__INGEST__BURST_SHARE", "25").env("LOK__INGEST__BURST_BATCH", "50");
+    let stack = Stack::builder().env("LOK__INGEST__BURST_BATCH", "50");
     let mut stack = stack.start().await;
     let receiver = Receiver::start().await;
     for user in ["user_1", "user_2"] {

@@ -72,7 +72,12 @@ await_ready() {
 ready_or_stopped() { # NAME COMMAND…
     local name=$1
     shift
-    "$@" || is_stopped "$name"
+    "$@" || has_ended "$name"
+}
+
+# Looked at twice: in the instant of an exec a process has no environment, and RabbitMQ's start is several.
+has_ended() {
+    is_stopped "$1" && sleep 0.2 && is_stopped "$1"
 }
 
 # signal_process NAME SIGNAL: asks it to stop, if it runs.

@@ -164,6 +164,7 @@ impl Headers {
         if self.table.inner().is_empty() {
             return Bytes::new();
         }
+        // What was received fits into AMQP's bounds, and memory does not refuse a write.
         cookie_factory::gen_simple(gen_field_table(&self.table), Vec::new()).unwrap_or_default().into()
     }
 

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use broker::Received;
 use domain::UserId;
 use domain::event::AcceptedEvent;
 use service::settings::Ingest;
@@ -13,18 +12,39 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 /// A burst is over when nothing of one has come for so long.
-const CALM: Duration = Duration::from_secs(1);
+const CALM: Duration = Duration::from_secs(10);
 
-/// The largest body of a small event: a thousand of them may be in memory without anybody noticing.
+/// The largest body of a small message: a thousand of them may be in memory without anybody noticing.
 const SMALL: usize = 16 * 1024;
+
+/// After a message that was not small, none counts as small for so long: what a consumer had taken when it ends comes back, and a
+/// message that comes back often is suspected.
+const WARY: Duration = Duration::from_secs(60);
 
 /// Tells which events come in bursts.
 pub(crate) struct Bursts {
     bounds: Bounds,
     under_way: UnderWay,
     going: AtomicBool,
-    /// When the last batch was looked at that had events in bursts and small ones only; nothing if there was another since.
-    small_ones_at: watch::Sender<Option<Instant>>,
+    seen: watch::Sender<Seen>,
+}
+
+/// What batches were like.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    /// When there was the last one with events in bursts.
+    burst_at: Option<Instant>,
+    /// When there was the last one with a message that was not small.
+    large_at: Option<Instant>,
+}
+
+impl Seen {
+    /// When the burst of small messages will be over that goes on now, if nothing else comes; nothing if none does.
+    fn small_ones_until(self) -> Option<Instant> {
+        let now = Instant::now();
+        let is_wary = self.large_at.is_some_and(|at| now < at + WARY);
+        self.burst_at.map(|at| at + CALM).filter(|until| now < *until && !is_wary)
+    }
 }
 
 /// What a burst is.
@@ -61,20 +81,17 @@ impl Bursts {
             bounds: Bounds { events: settings.burst_batch.into(), share: usize::from(settings.burst_share) },
             under_way: UnderWay::default(),
             going: AtomicBool::new(false),
-            small_ones_at: watch::Sender::new(None),
+            seen: watch::Sender::default(),
         }
     }
 
-    /// Of each of a batch's events whether it comes in a burst.
+    /// Of each of a batch's events whether it comes in a burst. The largest of its messages has so many bytes.
     pub(crate) fn among<'a>(
         &self,
-        events: impl Iterator<Item = (&'a Received, &'a AcceptedEvent)>,
+        events: impl Iterator<Item = &'a AcceptedEvent>,
+        largest: usize,
     ) -> (Vec<bool>, Option<Counted>) {
-        let (mut largest, mut recipients) = (0, Vec::new());
-        for (message, event) in events {
-            largest = largest.max(message.body.len());
-            recipients.push(event.recipients.as_slice());
-        }
+        let recipients: Vec<_> = events.map(|event| event.recipients.as_slice()).collect();
         if self.bounds.share >= 100 {
             return (vec![false; recipients.len()], None);
         }
@@ -86,25 +103,26 @@ impl Bursts {
 
     fn note(&self, has_bursts: bool, largest: usize) {
         self.going.store(has_bursts, Ordering::Relaxed);
-        if largest > SMALL {
-            self.small_ones_at.send_replace(None);
-        } else if has_bursts {
-            self.small_ones_at.send_replace(Some(Instant::now()));
+        if has_bursts || largest > SMALL {
+            let now = Some(Instant::now());
+            self.seen.send_modify(|seen| {
+                seen.burst_at = if has_bursts { now } else { seen.burst_at };
+                seen.large_at = if largest > SMALL { now } else { seen.large_at };
+            });
         }
     }
 
-    /// Waits until there are bursts of small events.
-    pub(crate) async fn of_small_events(&self) {
-        let _ = self.small_ones_at.subscribe().wait_for(|at| !is_over(*at)).await;
+    /// Waits until there are bursts of small messages.
+    pub(crate) async fn of_small_messages(&self) {
+        let _ = self.seen.subscribe().wait_for(|seen| seen.small_ones_until().is_some()).await;
     }
 
-    /// Waits until there were no bursts of small events for [`CALM`], or events are not small.
+    /// Waits until there were no bursts for [`CALM`], or messages are not small.
     pub(crate) async fn over(&self) {
-        let mut small_ones_at = self.small_ones_at.subscribe();
+        let mut seen = self.seen.subscribe();
         loop {
-            let at = *small_ones_at.borrow_and_update();
-            let Some(at) = at.filter(|at| !is_over(Some(*at))) else { return };
-            let _ = timeout_at(at + CALM, small_ones_at.wait_for(Option::is_none)).await;
+            let Some(until) = seen.borrow_and_update().small_ones_until() else { return };
+            let _ = timeout_at(until, seen.changed()).await;
         }
     }
 
@@ -112,10 +130,6 @@ impl Bursts {
     pub(crate) fn are_going(&self) -> bool {
         self.going.load(Ordering::Relaxed)
     }
-}
-
-fn is_over(at: Option<Instant>) -> bool {
-    at.is_none_or(|at| at.elapsed() >= CALM)
 }
 
 impl Counts {
@@ -227,9 +241,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bursts_of_small_events_are_over_when_none_comes_or_a_large_one_does() {
+    async fn bursts_of_small_messages_are_over_when_none_comes_or_a_large_one_does() {
         let bursts = Bursts::new(&service::Settings::default().ingest);
-        let begun = async || tokio::time::timeout(CALM / 2, bursts.of_small_events()).await.is_ok();
+        let begun = async || tokio::time::timeout(CALM / 2, bursts.of_small_messages()).await.is_ok();
         assert!(!begun().await);
         bursts.note(true, SMALL);
         assert!(begun().await);
@@ -244,9 +258,17 @@ mod tests {
         assert_eq!(start.elapsed(), CALM * 3 / 2);
         assert!(!begun().await);
 
+        let start = Instant::now();
         bursts.note(true, 1);
-        let grows = async { bursts.note(true, SMALL + 1) };
+        let grows = async {
+            bursts.note(false, SMALL + 1);
+            bursts.note(true, 1);
+        };
         tokio::join!(bursts.over(), grows);
-        assert!(!begun().await, "they are not small any more");
+        assert!(start.elapsed().is_zero(), "they are not small any more");
+        assert!(!begun().await, "and soon again there may be large ones");
+        tokio::time::sleep(WARY).await;
+        bursts.note(true, 1);
+        assert!(begun().await);
     }
 }

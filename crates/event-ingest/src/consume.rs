@@ -14,7 +14,7 @@ use crate::pipeline::StatementBounds;
 use crate::retry::Stopping;
 use crate::turns::{Pace, Turns};
 
-/// Batches on their way at once while events are moved: moving them is waiting for the broker.
+/// Batches on their way at once of a consumer while events are moved: that is mostly waiting for the broker.
 const MOVING_AT_ONCE: usize = 4;
 
 /// Takes events from a queue, batch by batch. What came meanwhile is the next batch: with more at once they are smaller, and a
@@ -47,15 +47,18 @@ impl Rank {
 impl<W: Work> Consumption<W> {
     /// Works messages off until `stopping`, then finishes what is under way.
     pub(crate) async fn run(&self, mut consumer: Consumer, stopping: CancellationToken) {
-        let mut under_way = FuturesOrdered::new();
+        let (mut under_way, mut has_given_up) = (FuturesOrdered::new(), false);
         loop {
             let batch = tokio::select! {
                 biased;
                 () = stopping.cancelled() => break,
-                Some(worked_off) = under_way.next() => match acknowledged(worked_off) {
-                    Ok(()) => continue,
-                    Err(Stopping) => return,
-                },
+                Some(worked_off) = under_way.next() => {
+                    acknowledge(worked_off, &mut has_given_up);
+                    if has_given_up {
+                        break;
+                    }
+                    continue;
+                }
                 batch = consumer.next_batch(self.bounds.events, self.bounds.bytes),
                     if under_way.len() < self.rank.at_once() => batch,
             };
@@ -63,15 +66,15 @@ impl<W: Work> Consumption<W> {
             under_way.push_back(self.work_off(batch));
         }
         while let Some(worked_off) = under_way.next().await {
-            if acknowledged(worked_off).is_err() {
-                return;
-            }
+            acknowledge(worked_off, &mut has_given_up);
         }
-        consumer.cancel().await;
+        if !has_given_up {
+            consumer.cancel().await;
+        }
     }
 
-    /// Works messages off beside another consumer while `bursts` of small events are moved; until `stopping`. What a consumer may
-    /// have taken is what it moves before it hears of its confirms again.
+    /// Works messages off beside another consumer while there are `bursts` of small messages; until `stopping`. What a consumer
+    /// may have taken is what it moves before it hears of its confirms again.
     pub(crate) async fn run_in_bursts(
         &self,
         bursts: &Bursts,
@@ -82,7 +85,7 @@ impl<W: Work> Consumption<W> {
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => break,
-                () = bursts.of_small_events() => {}
+                () = bursts.of_small_messages() => {}
             }
             let over = stopping.child_token();
             let mut running = pin!(self.run(open(), over.clone()));
@@ -112,8 +115,11 @@ impl<W: Work> Consumption<W> {
     }
 }
 
-/// An acknowledgement covers every batch before it, so none may follow one that was not worked off.
-fn acknowledged((batch, worked_off): (Batch, Result<Confirmed, Stopping>)) -> Result<(), Stopping> {
-    batch.ack(worked_off?);
-    Ok(())
+/// Acknowledges a batch that was worked off, and whether one before it was not: an acknowledgement covers every batch before it.
+fn acknowledge((batch, worked_off): (Batch, Result<Confirmed, Stopping>), has_given_up: &mut bool) {
+    match worked_off {
+        Ok(proof) if *has_given_up => batch.ack_alone(proof),
+        Ok(proof) => batch.ack(proof),
+        Err(Stopping) => *has_given_up = true,
+    }
 }

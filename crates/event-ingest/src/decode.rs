@@ -1,6 +1,7 @@
 //! From a message to an event that may be stored, or to the reason why not: the rules are `wire`'s and `domain`'s.
 
 use broker::Received;
+use domain::EventId;
 use domain::event::{AcceptedEvent, Circumstances, NotAccepted, accept_json};
 use ring::rand::SystemRandom;
 use service::Clock;
@@ -23,9 +24,13 @@ impl Decoder {
         Self { events_exchange, clock, random }
     }
 
-    /// Checks a message that came over AMQP.
-    pub(crate) fn decode(&self, message: &Received) -> Decoded {
-        accept_message(message, &self.events_exchange, self.circumstances())
+    /// Checks a message that came over AMQP. One that moved keeps the id that its event got then, and the time: checked again, it
+    /// is the same event.
+    pub(crate) fn decode(&self, message: &Received, moved: Option<EventId>) -> Decoded {
+        let now = moved.map_or_else(|| self.clock.now(), EventId::accepted_at);
+        let circumstances = Circumstances { now, ..self.circumstances() };
+        let event = accept_message(message, &self.events_exchange, circumstances)?;
+        Ok(AcceptedEvent { id: moved.unwrap_or(event.id), ..event })
     }
 
     /// Checks an event that came over HTTP.
@@ -36,5 +41,41 @@ impl Decoder {
     fn circumstances(&self) -> Circumstances<'_> {
         let now = self.clock.now();
         Circumstances { now, random: &self.random, routing_key: None, message_id: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use broker::Headers;
+    use domain::EventType::BookingCreated;
+    use testkit::Event;
+
+    use super::*;
+
+    #[test]
+    fn what_moved_is_the_event_that_it_was_when_it_moved() {
+        let (clock, random) = (Clock::system(), SystemRandom::new());
+        let received = Received {
+            body: Event::example(BookingCreated).to("user_1").to_json().into(),
+            exchange: "lokroom.events".into(),
+            routing_key: "booking.created".into(),
+            content_type: Some("application/json".into()),
+            content_encoding: None,
+            message_id: None,
+            headers: Headers::default(),
+            redelivered: false,
+            may_be_copy: false,
+            delivery_count: 0,
+        };
+        let before = clock.now() - std::time::Duration::from_secs(3600);
+        let id = EventId::generate(before, &random).unwrap();
+        let decoder = Decoder::new("lokroom.events".to_owned(), clock, random);
+        let event = decoder.decode(&received, Some(id)).unwrap();
+        assert_eq!(
+            (event.id, event.timestamp.instant()),
+            (id, id.accepted_at()),
+            "it has no time of its own"
+        );
+        assert_ne!(decoder.decode(&received, None).unwrap().id, id);
     }
 }

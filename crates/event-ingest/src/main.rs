@@ -25,7 +25,6 @@ use ring::rand::SystemRandom;
 use service::settings::Ingest;
 use service::{Context, ServiceInfo, Settings};
 use tokio_util::task::TaskTracker;
-
 use wire::moved::GROUP_BYTES;
 
 use crate::bursts::Bursts;
@@ -105,12 +104,8 @@ async fn ingest(context: Context) -> anyhow::Result<()> {
     let storing = Arc::new(Storing { pipeline, decoder, rejected, retry });
     let storing_moved = Arc::new(StoringMoved { storing: storing.clone(), isolation: of_bulk.clone() });
     let bursts = Arc::new(Bursts::new(&settings.ingest));
-    let sorting = Sorting {
-        storing: storing.clone(),
-        bursts: bursts.clone(),
-        outbox,
-        queue: bulk_queue.clone(),
-    };
+    let sorting =
+        Sorting { storing: storing.clone(), bursts: bursts.clone(), outbox, queue: bulk_queue.clone() };
     let waiting = Arc::new(Consumption {
         work: Arc::new(sorting),
         isolation: of_waiting.clone(),

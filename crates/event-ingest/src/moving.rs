@@ -40,10 +40,10 @@ impl Sorting {
 
 impl Work for Sorting {
     async fn work_off(&self, messages: &[Received]) -> Result<Confirmed, isolation::Stopping> {
-        let checked = self.storing.check(messages).await?;
-        let accepted =
-            checked.iter().filter_map(|(message, checked)| Some((*message, checked.as_ref().ok()?)));
-        let (is_in_burst, _counted) = self.bursts.among(accepted);
+        let checked = self.storing.check(messages.iter().map(|message| (message, None))).await?;
+        let accepted = checked.iter().filter_map(|(_, checked)| checked.as_ref().ok());
+        let largest = messages.iter().map(|message| message.body.len()).max().unwrap_or_default();
+        let (is_in_burst, _counted) = self.bursts.among(accepted, largest);
         let mut is_in_burst = is_in_burst.into_iter();
         let (mut in_bursts, mut others) = (Vec::new(), Vec::with_capacity(checked.len()));
         for (message, checked) in checked {
@@ -75,13 +75,7 @@ impl Work for StoringMoved {
                 }
             }
         }
-        let mut checked = self.storing.check(moved.iter().map(|moved| &moved.message)).await?;
-        // The id is the one that it got when it moved: moved twice, it is stored once.
-        for ((_, checked), moved) in checked.iter_mut().zip(&moved) {
-            if let Ok(event) = checked {
-                event.id = moved.id;
-            }
-        }
+        let checked = self.storing.check(moved.iter().map(|moved| (&moved.message, Some(moved.id)))).await?;
         Ok(proof.and(self.storing.store_or_reject(checked).await?))
     }
 

@@ -1,6 +1,7 @@
 //! Messages as they were published: what is acceptable is stored, the rest is set aside.
 
 use broker::{Confirmed, Received};
+use domain::EventId;
 use domain::event::{AcceptedEvent, NotAccepted, Rejection};
 use domain::id::NoRandomness;
 use futures_util::future::{try_join, try_join_all};
@@ -48,14 +49,14 @@ impl Storing {
         Ok(taken.and(rejected).and(refused))
     }
 
-    /// Checks every message, in order.
+    /// Checks every message, in order. One that moved has an id, and was received when it moved.
     pub(crate) async fn check<'a>(
         &self,
-        messages: impl IntoIterator<Item = &'a Received> + Clone,
+        messages: impl Iterator<Item = (&'a Received, Option<EventId>)> + Clone,
     ) -> Result<Vec<(&'a Received, Checked)>, Stopping> {
-        let bytes: usize = messages.clone().into_iter().map(|message| message.body.len()).sum();
-        let check = |message| Ok((message, sorted(self.decoder.decode(message))?));
-        let check_all = || messages.clone().into_iter().map(check).collect();
+        let bytes: usize = messages.clone().map(|(message, _)| message.body.len()).sum();
+        let check = |(message, moved)| Ok((message, sorted(self.decoder.decode(message, moved))?));
+        let check_all = || messages.clone().map(check).collect();
         let checked = self.retry.until_answered(|| {
             std::future::ready(if bytes > BLOCKING_BYTES { block_in_place(check_all) } else { check_all() })
         });
@@ -71,7 +72,7 @@ impl Storing {
 
 impl Work for Storing {
     async fn work_off(&self, messages: &[Received]) -> Result<Confirmed, isolation::Stopping> {
-        let checked = self.check(messages).await?;
+        let checked = self.check(messages.iter().map(|message| (message, None))).await?;
         Ok(self.store_or_reject(checked).await?)
     }
 }

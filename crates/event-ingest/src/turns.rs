@@ -5,15 +5,18 @@ use std::time::Duration;
 use service::Clock;
 use store::Store;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// The longest that events in bursts wait for others: they come to their end whatever else there is.
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
-/// Between two looks at what the dispatchers have to do.
+/// Between two looks at what the dispatchers have to do; more where looking takes long.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// What the dispatchers were handed before, and have not done yet, waits for something else than its turn.
+/// Looking takes no more than one of so many parts of the time.
+const LOOKING: u32 = 4;
+
+/// What the dispatchers were handed before, and have not done yet, waits for something else than its turn: a dispatcher, for example.
 const LATELY: Duration = Duration::from_secs(10);
 
 /// When events in bursts have their turn.
@@ -41,13 +44,20 @@ impl Pace {
 }
 
 async fn turn<Busy: Future<Output = bool>>(turns: &Turns, are_dispatchers_busy: impl Fn() -> Busy) {
-    let has_turn = async {
-        turns.wait().await;
-        while are_dispatchers_busy().await {
-            sleep(LOOK_EVERY).await;
+    let end = Instant::now() + LONGEST_WAIT;
+    let _ = timeout_at(end, turns.wait()).await;
+    loop {
+        let looked = Instant::now();
+        // To its end: a statement given up goes on in the database.
+        if !are_dispatchers_busy().await {
+            return;
         }
-    };
-    let _ = timeout(LONGEST_WAIT, has_turn).await;
+        let next = Instant::now() + LOOK_EVERY.max(looked.elapsed() * LOOKING);
+        if next >= end {
+            return sleep_until(end).await;
+        }
+        sleep_until(next).await;
+    }
 }
 
 /// So few events are in nobody's way: the process has time for others.
@@ -94,7 +104,7 @@ impl Drop for Going {
 mod tests {
     use std::cell::Cell;
 
-    use tokio::time::Instant;
+    use tokio::time::sleep;
 
     use super::*;
 

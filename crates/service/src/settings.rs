@@ -153,9 +153,9 @@ settings! {
         token: Option<Secret> = None,
         /// AMQP messages taken ahead; all of them may be as large as the broker lets them be.
         prefetch: u16 = 300,
-        /// Further messages taken ahead while bursts of small events, of up to 16 KiB, move out of the way of others.
+        /// Further messages taken ahead while bursts of messages of up to 16 KiB move out of the way of others.
         burst_prefetch: u16 = 1000,
-        /// Groups of events that come in bursts taken ahead, of up to 64 KiB each.
+        /// Groups of events that come in bursts taken ahead, of up to 64 KiB each, or one larger event.
         bulk_prefetch: u16 = 16,
         /// Percent of the events waiting that one user may have; if it is more, they are stored after those of others. 100: never.
         burst_share: u16 = 25,

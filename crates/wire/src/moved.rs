@@ -22,7 +22,7 @@ pub struct MovedMessage {
     pub message: Received,
 }
 
-/// Groups messages: the bytes of one group each, of at most [`GROUP_BYTES`] beyond the first message of each.
+/// Groups messages: the bytes of one group each, of at most [`GROUP_BYTES`], or one message that is larger.
 pub fn encode<'a>(messages: impl IntoIterator<Item = (EventId, &'a Received)>) -> Vec<Bytes> {
     let (mut groups, mut open, mut bytes) = (Vec::new(), Vec::new(), 0);
     for (id, message) in messages {
@@ -45,6 +45,9 @@ pub fn encode<'a>(messages: impl IntoIterator<Item = (EventId, &'a Received)>) -
 pub fn decode(group: Bytes) -> Result<Vec<MovedMessage>, WireError> {
     let decoded = proto::Moved::decode(group)
         .map_err(|error| WireError::Malformed { message: MESSAGE, reason: error.to_string() })?;
+    if decoded.messages.is_empty() {
+        return Err(WireError::Malformed { message: MESSAGE, reason: "it has no messages".to_owned() });
+    }
     decoded.messages.into_iter().map(decode_message).collect()
 }
 
@@ -88,6 +91,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::FanOut;
 
     fn message(body: Bytes) -> Received {
         let mut headers = Headers::default();
@@ -138,7 +142,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_an_error_that_names_the_field() {
-        assert!(matches!(decode(Bytes::from_static(b"\xff")), Err(WireError::Malformed { .. })));
+        let fan_out = FanOut { events: Vec::new() }.encode();
+        for not_a_group in [Bytes::from_static(b"\xff"), fan_out] {
+            assert!(matches!(decode(not_a_group), Err(WireError::Malformed { .. })));
+        }
         let of = |messages| decode(proto::Moved { messages }.encode_to_vec().into()).unwrap_err();
         let error = of(vec![proto::MovedMessage::default()]);
         assert!(matches!(error, WireError::Field { field: "event_id", .. }), "{error}");

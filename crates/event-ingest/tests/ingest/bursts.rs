@@ -56,6 +56,29 @@ async fn anothers_event_behind_a_burst_is_handed_over_before_most_of_it_and_all_
     expect_stored(&stack, ROWS + 1).await;
     let moved = moved(&mut stack).await;
     assert!((EVENTS / 2..=EVENTS).contains(&moved), "{moved} were moved");
+    assert_eq!(second_consumers(&stack), 1);
+}
+
+/// How often a second consumer of what was published began.
+fn second_consumers(stack: &Stack) -> usize {
+    stack.ingests[0].log().matches(r#""prefetch":1000,"#).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_large_events_come_between_small_ones_nothing_is_taken_ahead_and_given_back_again_and_again() {
+    let mut stack = bursts_of_everything().start().await;
+    let example = BookingCreated.example_text().trim_end().strip_suffix('}').expect("it is an object");
+    let large = format!("{example},\"notes\":\"{}\"}}", "x".repeat(20 * 1024));
+    let mut all = events("burst", EVENTS);
+    for event in all.iter_mut().skip(500).step_by(50) {
+        *event = event.clone().data(large.clone());
+    }
+    all_at_once(&mut stack, async |stack| stack.publish_all(&all).await).await;
+    expect_stored(&stack, ROWS).await;
+    assert!(second_consumers(&stack) <= 1);
+    assert!(moved(&mut stack).await > EVENTS / 2);
+    let isolated = stack.ingests[0].metric("messages_isolated_total").await;
+    assert!(isolated < 1.0, "{isolated} came back often");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

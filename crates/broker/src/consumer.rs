@@ -104,6 +104,26 @@ impl Received {
     }
 }
 
+/// A message as whoever takes it first gets it.
+impl From<Message> for Received {
+    fn from(message: Message) -> Self {
+        let Message { exchange, routing_key, body, content_type, content_encoding, message_id, headers } =
+            message;
+        Self {
+            body,
+            exchange,
+            routing_key,
+            content_type,
+            content_encoding,
+            message_id,
+            headers,
+            redelivered: false,
+            may_be_copy: false,
+            delivery_count: 0,
+        }
+    }
+}
+
 /// A message with its acknowledgement.
 #[derive(Debug)]
 pub struct Delivery {

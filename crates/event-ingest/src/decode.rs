@@ -46,7 +46,7 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
-    use broker::Headers;
+    use broker::Message;
     use domain::EventType::BookingCreated;
     use testkit::Event;
 
@@ -55,18 +55,9 @@ mod tests {
     #[test]
     fn what_moved_is_the_event_that_it_was_when_it_moved() {
         let (clock, random) = (Clock::system(), SystemRandom::new());
-        let received = Received {
-            body: Event::example(BookingCreated).to("user_1").to_json().into(),
-            exchange: "lokroom.events".into(),
-            routing_key: "booking.created".into(),
-            content_type: Some("application/json".into()),
-            content_encoding: None,
-            message_id: None,
-            headers: Headers::default(),
-            redelivered: false,
-            may_be_copy: false,
-            delivery_count: 0,
-        };
+        let body = Event::example(BookingCreated).to("user_1").to_json();
+        let message = Message::to_exchange("lokroom.events", "booking.created", body.into());
+        let received = message.content_type(wire::JSON).into();
         let before = clock.now() - std::time::Duration::from_secs(3600);
         let id = EventId::generate(before, &random).unwrap();
         let decoder = Decoder::new("lokroom.events".to_owned(), clock, random);

@@ -69,18 +69,8 @@ mod tests {
     use super::*;
 
     fn received(headers: Headers) -> Received {
-        Received {
-            body: Bytes::from_static(b"{"),
-            exchange: "lokroom.events".into(),
-            routing_key: "booking.created".into(),
-            content_type: Some("application/json".into()),
-            content_encoding: None,
-            message_id: Some("order-1".into()),
-            headers,
-            redelivered: false,
-            may_be_copy: false,
-            delivery_count: 0,
-        }
+        let message = Message::to_exchange("lokroom.events", "booking.created", Bytes::from_static(b"{"));
+        Message { headers, ..message.content_type("application/json").message_id("order-1") }.into()
     }
 
     fn of_received(received: &Received, rejection: &Rejection) -> Message {

@@ -1,6 +1,6 @@
 //! Messages of publishers, from the queue to what is stored and handed over.
 
-use broker::{Headers, Received};
+use broker::{Message, Received};
 use bytes::Bytes;
 use chrono::DateTime;
 use domain::event::{AcceptedEvent, Circumstances, NotAccepted, Rejection};
@@ -53,20 +53,13 @@ fn read(input: &[u8]) -> Received {
         None => (String::new(), Names::default().ingest_queue()),
     };
     let body = Bytes::copy_from_slice(lines.next().unwrap_or_default());
-    let mut headers = Headers::default();
-    headers.set("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
-    Received {
-        body,
-        exchange,
-        routing_key,
+    let message = Message {
         content_type,
         content_encoding,
         message_id,
-        headers,
-        redelivered: false,
-        may_be_copy: false,
-        delivery_count: 0,
-    }
+        ..Message::to_exchange(exchange, routing_key, body)
+    };
+    message.header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01").into()
 }
 
 fn accepted(message: &Received, names: &Names) -> Result<AcceptedEvent, NotAccepted> {
@@ -174,18 +167,8 @@ fn check_encodings(event: &AcceptedEvent, names: &Names) {
         if body.len() > MAX_MESSAGE_BYTES {
             continue; // numbers may be longer as JavaScript prints them
         }
-        let again = Received {
-            body: body.into(),
-            exchange: names.events_exchange(),
-            routing_key: event.event_type.as_str().to_owned(),
-            content_type: Some(content_type.to_owned()),
-            content_encoding: None,
-            message_id: None,
-            headers: Headers::default(),
-            redelivered: false,
-            may_be_copy: false,
-            delivery_count: 0,
-        };
+        let again = Message::to_exchange(names.events_exchange(), event.event_type.as_str(), body.into());
+        let again = again.content_type(content_type).into();
         let again = accepted(&again, names).unwrap_or_else(|error| panic!("{content_type}: {error}"));
         let expected = AcceptedEvent { id: again.id, publisher_id: Some(id.clone()), ..event.clone() };
         assert_eq!(again, expected, "{content_type}");

@@ -48,44 +48,16 @@ mod tests {
         let mut headers = Headers::default();
         headers.set("traceparent", "00-1");
         headers.set(FAILURES_HEADER, "99");
-        Received {
-            body: Bytes::from_static(b"{}"),
-            exchange: "lokroom.events".to_owned(),
-            routing_key: "booking.created".to_owned(),
-            content_type: Some("application/json".to_owned()),
-            content_encoding: None,
-            message_id: Some("order-1".to_owned()),
-            headers,
-            redelivered: true,
-            may_be_copy: false,
-            delivery_count: 3,
-        }
-    }
-
-    /// The message as it comes out of its queue.
-    fn delivered(message: Message) -> Received {
-        let Message { exchange, routing_key, body, content_type, content_encoding, message_id, headers } =
-            message;
-        let (redelivered, delivery_count) = (false, 0);
-        Received {
-            body,
-            exchange,
-            routing_key,
-            content_type,
-            content_encoding,
-            message_id,
-            headers,
-            redelivered,
-            may_be_copy: false,
-            delivery_count,
-        }
+        let message = Message::to_exchange("lokroom.events", "booking.created", Bytes::from_static(b"{}"));
+        let message = Message { headers, ..message.content_type("application/json").message_id("order-1") };
+        Received { redelivered: true, delivery_count: 3, ..message.into() }
     }
 
     #[test]
     fn a_message_comes_out_as_it_went_in_and_nobody_else_says_how_often_it_failed() {
         let closed = close(&event(), event().body, "q.isolated", 2);
         assert_eq!((closed.exchange.as_str(), closed.routing_key.as_str()), ("", "q.isolated"));
-        let (opened, failures) = open(delivered(closed));
+        let (opened, failures) = open(closed.into());
         assert_eq!(failures, 2);
         assert_eq!((opened.exchange, opened.routing_key), (event().exchange, event().routing_key));
         assert_eq!((opened.body, opened.message_id), (event().body, event().message_id));

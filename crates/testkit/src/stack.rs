@@ -362,7 +362,7 @@ impl Stack {
 
     /// The bytes of a group of events that moved out of the way of others, each with an id of its own.
     pub fn moved(&self, events: &[Event]) -> Bytes {
-        let messages: Vec<_> = events.iter().map(|event| received(self.message(event))).collect();
+        let messages: Vec<_> = events.iter().map(|event| Received::from(self.message(event))).collect();
         let id =
             || EventId::generate(Clock::system().now(), &SystemRandom::new()).expect("there is randomness");
         let groups = moved::encode(messages.iter().map(|message| (id(), message)));
@@ -379,23 +379,5 @@ impl Stack {
     pub async fn depth(&self, queue: &str) -> u32 {
         let depth = self.broker.inspector().depth(queue).await;
         depth.unwrap_or_else(|error| panic!("{queue} cannot be looked at: {error}")).unwrap_or(0)
-    }
-}
-
-/// A message as whoever takes it first gets it.
-fn received(message: Message) -> Received {
-    let Message { exchange, routing_key, body, content_type, content_encoding, message_id, headers } =
-        message;
-    Received {
-        body,
-        exchange,
-        routing_key,
-        content_type,
-        content_encoding,
-        message_id,
-        headers,
-        redelivered: false,
-        may_be_copy: false,
-        delivery_count: 0,
     }
 }

@@ -71,19 +71,16 @@ fn decode_message(moved: proto::MovedMessage) -> Result<MovedMessage, WireError>
         field: "headers",
         reason: "it is not a table of AMQP".to_owned(),
     })?;
-    let message = Received {
-        body: moved.body,
+    let message = broker::Message {
         exchange: moved.exchange,
         routing_key: moved.routing_key,
+        body: moved.body,
         content_type: moved.content_type,
         content_encoding: moved.content_encoding,
         message_id: moved.message_id,
         headers,
-        redelivered: false,
-        may_be_copy: false,
-        delivery_count: 0,
     };
-    Ok(MovedMessage { id, message })
+    Ok(MovedMessage { id, message: message.into() })
 }
 
 #[cfg(test)]
@@ -94,20 +91,8 @@ mod tests {
     use crate::FanOut;
 
     fn message(body: Bytes) -> Received {
-        let mut headers = Headers::default();
-        headers.set("traceparent", "00-1");
-        Received {
-            body,
-            exchange: "lokroom.events".into(),
-            routing_key: "booking.created".into(),
-            content_type: Some("application/json".into()),
-            content_encoding: None,
-            message_id: Some("order-1".into()),
-            headers,
-            redelivered: false,
-            may_be_copy: false,
-            delivery_count: 0,
-        }
+        let message = broker::Message::to_exchange("lokroom.events", "booking.created", body);
+        message.content_type(crate::JSON).message_id("order-1").header("traceparent", "00-1").into()
     }
 
     fn id(number: u128) -> EventId {

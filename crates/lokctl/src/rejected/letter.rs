@@ -159,20 +159,9 @@ mod tests {
     use super::*;
 
     fn received(body: &'static str, headers: &[(&str, &str)]) -> Received {
-        let message = Message::to_queue("q", Bytes::from_static(body.as_bytes()));
-        let message = headers.iter().fold(message, |message, (name, value)| message.header(name, value));
-        Received {
-            body: message.body,
-            exchange: String::new(),
-            routing_key: "t.lokroom.events.rejected".to_owned(),
-            content_type: Some(wire::JSON.to_owned()),
-            content_encoding: None,
-            message_id: None,
-            headers: message.headers,
-            redelivered: false,
-            may_be_copy: false,
-            delivery_count: 0,
-        }
+        let message = Message::to_queue("t.lokroom.events.rejected", Bytes::from_static(body.as_bytes()));
+        let message = message.content_type(wire::JSON);
+        headers.iter().fold(message, |message, (name, value)| message.header(name, value)).into()
     }
 
     fn exchange(routing_key: &str) -> Destination {

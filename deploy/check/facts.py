@@ -118,7 +118,9 @@ def print_config(service, variables):
 
 @functools.cache
 def print_config_of(service, variables):
-    built = [binary for binary in (ROOT / "target").glob(f"*/{service}") if os.access(binary, os.X_OK)]
+    # `target/doc` has folders of these names.
+    found = (ROOT / "target").glob(f"*/{service}")
+    built = [binary for binary in found if binary.is_file() and os.access(binary, os.X_OK)]
     if not built:
         return None
     newest = max(built, key=lambda binary: binary.stat().st_mtime)

@@ -12,17 +12,19 @@ fn event(id: impl Into<String>) -> Event {
 /// Waits until every published message was taken from its queue and what it caused is durable; event-ingest is gone
 /// then.
 async fn ingested(stack: &mut Stack) {
-    let queue = stack.queues().names().ingest_queue();
+    let names = stack.queues().names();
+    let queues = [names.ingest_queue(), names.bulk_queue()];
+    let waiting = async |stack: &Stack| stack.depth(&queues[0]).await + stack.depth(&queues[1]).await;
     loop {
-        eventually("the ingest queue is empty", DEADLINE, async || {
-            (stack.depth(&queue).await == 0).then_some(())
+        eventually("the ingest queues are empty", DEADLINE, async || {
+            (waiting(stack).await == 0).then_some(())
         })
         .await;
         // A queue does not count what is being worked on. A service that goes down finishes that or gives it back.
         for ingest in &mut stack.ingests {
             assert!(ingest.terminate(DEADLINE).await.success());
         }
-        if stack.depth(&queue).await == 0 {
+        if waiting(stack).await == 0 {
             return;
         }
         for ingest in &mut stack.ingests {

@@ -44,9 +44,11 @@ pub fn names(settings: &Settings) -> Names {
 /// How late something is that can only be lost: longer than anyone holds a message, and some more.
 pub fn late(settings: &Settings) -> Duration {
     let delivery = &settings.delivery;
-    // A job waits for its webhook, then for what all share for as long as an attempt takes, then the attempt is made. An
-    // event's message waits as long for room, and is held for as long as another message does not stand for it.
+    // A job waits for its webhook, then for what all share for as long as an attempt takes, then the attempt is made, or it
+    // waits for others to be parked with. An event's message waits as long for room, and is held for as long as another
+    // message does not stand for it.
     delivery.max_wait.0
+        + delivery.park_together.0
         + delivery.hold.0
         + delivery.timeout.0
         + delivery.timeout.0
@@ -134,7 +136,7 @@ mod tests {
         let queues: Vec<_> = topology.queue_names().collect();
         assert!(queues.contains(&"t1.webhooks.retry.1s"), "{queues:?}");
         assert!(queues.contains(&"t1.webhooks.retry.2s"), "{queues:?}");
-        assert!(queues.contains(&"t1.webhooks.park.20s"), "{queues:?}");
+        assert!(queues.contains(&"t1.webhooks.park.40s"), "{queues:?}");
         assert!(!queues.contains(&"t1.webhooks.deliver.s1"), "{queues:?}");
 
         settings.amqp.shards = 2;

@@ -22,6 +22,7 @@ use tracing::{debug, error, info};
 use wire::DeliveryJob;
 
 use crate::claims::Claims;
+use crate::gathering::Gathering;
 use crate::journal::{Journal, JournalError};
 use crate::lanes::{Congestion, Lanes, Turn};
 use crate::outbox::Outbox;
@@ -39,6 +40,8 @@ pub(crate) struct Attempts {
     pub(crate) outbox: Outbox,
     pub(crate) claims: Claims,
     pub(crate) lanes: Lanes,
+    /// Where jobs meet that are to be parked.
+    pub(crate) parking: Gathering,
     pub(crate) targets: Targets,
     /// What keeps attempts from being made, and was told to operators.
     pub(crate) told: Told,

@@ -143,7 +143,8 @@ impl DeliverStage {
 
     /// Parks a job; `None` if it cannot be put off. Parked, it is a fresh message: that it came back goes along.
     async fn park(&self, job: &DeliveryJob, taken: Taken, rung: usize) -> Result<Option<Confirmed>, NotDone> {
-        let Attempts { clock, journal, outbox, .. } = &*self.attempts;
+        let Attempts { clock, journal, outbox, parking, .. } = &*self.attempts;
+        parking.departure().await;
         let until = clock.now() + outbox.delay(rung);
         let deferral = Deferral { delivery: job.delivery, ticket: job.ticket, until };
         Ok(if journal.defer(deferral).await? { Some(outbox.park_for(job, taken, rung).await) } else { None })

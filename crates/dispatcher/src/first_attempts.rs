@@ -244,6 +244,7 @@ impl FirstAttempts {
 
     /// Makes a job that comes back later. Not an attempt.
     async fn park(&self, first: &First, rung: usize) -> Result<Worked, NotDone> {
+        self.attempts.parking.departure().await;
         let delay = self.attempts.outbox.delay(rung);
         Ok(Worked::Over(if self.write_pending(first, delay).await? {
             self.attempts.outbox.park_for(&first.job, Taken::First, rung).await

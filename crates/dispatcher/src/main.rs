@@ -5,6 +5,7 @@ mod claims;
 mod deliver;
 mod fan_out;
 mod first_attempts;
+mod gathering;
 mod journal;
 mod lanes;
 mod maintenance;
@@ -42,6 +43,7 @@ use crate::claims::Claims;
 use crate::deliver::DeliverStage;
 use crate::fan_out::{ENTERING, FanOutStage};
 use crate::first_attempts::{FirstAttempts, Room};
+use crate::gathering::Gathering;
 use crate::journal::Journal;
 use crate::lanes::{Bounds, Lanes, Overflow};
 use crate::outbox::Outbox;
@@ -260,6 +262,7 @@ impl Stages<'_> {
             outbox: self.outbox(names),
             claims: Claims::default(),
             lanes: Lanes::with_overflow(bounds, overflow),
+            parking: Gathering::new(delivery.park_together.0, usize::from(delivery.fan_out_prefetch) / 2),
             targets: Targets::new(
                 self.settings.cache.webhooks,
                 unreadable,

@@ -103,9 +103,9 @@ impl Pace {
 /// How long a job is parked: a ladder of delays, the shortest first.
 ///
 /// Nobody is put off for longer than the receiver has been failing, but for the shortest delay: so a receiver that is
-/// well again has its deliveries after at most twice the time that it was not. A job comes back to a receiver that stays away a few
-/// times for each rung, and from the last one seldom enough. The default has three rungs: each is a queue, and a queue costs
-/// the broker something even where nobody waits in it.
+/// well again has its deliveries after at most twice the time that it was not. What comes back in a second is what waits
+/// divided by the delay. Where each delay is twice the one before, that is never more than twice what is new: as long
+/// as a receiver that stays away has been away for less than twice the last delay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParkDelays(Vec<Duration>);
 
@@ -141,7 +141,7 @@ impl ParkDelays {
 
 impl Default for ParkDelays {
     fn default() -> Self {
-        Self([5, 20, 160].map(Duration::from_secs).into())
+        Self([5, 10, 20, 40, 80, 160, 320, 640].map(Duration::from_secs).into())
     }
 }
 
@@ -235,7 +235,7 @@ mod tests {
     fn nobody_is_parked_for_longer_than_the_receiver_has_been_failing() {
         let delays = ParkDelays::default();
         let delay = |failing| delays.delay(delays.rung_after(secs(failing)));
-        assert_eq!([0, 19, 20, 159, 160, 100_000].map(delay), [5, 5, 20, 20, 160, 160].map(secs));
+        assert_eq!([0, 9, 10, 159, 160, 100_000].map(delay), [5, 5, 10, 80, 160, 640].map(secs));
     }
 
     #[test]

@@ -114,6 +114,8 @@ pub(crate) fn beside(results: &Results) -> String {
             let figures = [
                 "alone_p50_ms",
                 "alone_p99_ms",
+                "beside_nobody_p50_ms",
+                "beside_nobody_p99_ms",
                 "beside_p50_ms",
                 "beside_p99_ms",
                 "p99_beside_over_alone",
@@ -124,8 +126,17 @@ pub(crate) fn beside(results: &Results) -> String {
             row
         })
         .collect();
-    let head =
-        ["beside", "alone: p50, ms", "p99", "beside: p50, ms", "p99", "p99, beside ÷ alone", "p99 added, ms"];
+    let head = [
+        "beside",
+        "alone: p50, ms",
+        "p99",
+        "beside events for nobody: p50, ms",
+        "p99",
+        "beside: p50, ms",
+        "p99",
+        "p99, beside ÷ alone",
+        "p99 added, ms",
+    ];
     table(&head, &rows)
 }
 

@@ -193,11 +193,13 @@ settings! {
         max_wait: Span = Span::millis(500),
         /// How long attempts stay parked, the shortest first. A longer one is for a receiver that has not answered for that long; the last
         /// has to be longer than an attempt takes.
-        park_delays: List<Span> = List([5, 20, 160].map(Span::secs).into()),
+        park_delays: List<Span> = List([5, 10, 20, 40, 80, 160, 320, 640].map(Span::secs).into()),
+        /// Attempts that are to be parked wait for others so long at most, and are parked together.
+        park_together: Span = Span::millis(100),
         /// Attempts taken ahead from the broker, of all shards together; one of each at least.
         prefetch: u16 = 2000,
         /// Fan-out messages taken ahead from the broker, of all shards together; one of each at least.
-        fan_out_prefetch: u16 = 64,
+        fan_out_prefetch: u16 = 128,
         /// Deliveries of one event whose first attempts are made by the dispatcher that fans it out; those of an event with more are
         /// spread over all dispatchers.
         inline_fan_out: u32 = 1000,
@@ -457,6 +459,7 @@ impl Settings {
         span("egress.idle_timeout", self.egress.idle_timeout, Span::millis(1), Span::secs(3600));
         span("egress.connection_lifetime", self.egress.connection_lifetime, Span::secs(1), day);
         span("delivery.hold", self.delivery.hold, Span::millis(1), Span::secs(3600));
+        span("delivery.park_together", self.delivery.park_together, Span::millis(0), Span::secs(1));
         span("delivery.max_wait", self.delivery.max_wait, Span::millis(1), Span::secs(3600));
         span("cache.max_age", self.cache.max_age, Span::millis(10), Span::secs(3600));
         span("auth.jwks_max_age", self.auth.jwks_max_age, Span::millis(100), day);

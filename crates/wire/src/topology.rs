@@ -81,8 +81,13 @@ mod tests {
                 "webhooks.retry.60s",
                 "webhooks.retry.300s",
                 "webhooks.park.5s",
+                "webhooks.park.10s",
                 "webhooks.park.20s",
+                "webhooks.park.40s",
+                "webhooks.park.80s",
                 "webhooks.park.160s",
+                "webhooks.park.320s",
+                "webhooks.park.640s",
                 "webhooks.fanout.park.5s",
             ]
         );

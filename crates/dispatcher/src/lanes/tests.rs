@@ -199,10 +199,10 @@ async fn who_would_wait_in_vain_is_parked_at_once_and_longer_the_longer_the_rece
     }
     let times = |rung| rungs.iter().filter(|at| **at == rung).count();
     assert!(rungs.is_sorted());
-    assert_eq!([0, 1, 2].map(times), [1, 14, 2], "after 10 s, 20 and 160");
+    assert_eq!([1, 2, 3, 4, 5].map(times), [1, 2, 4, 8, 2], "after 10 s, 20, 40, 80 and 160");
 
     let probe = lanes.turn(webhook(1), 0).await;
-    assert_eq!(lanes.congestion(webhook(1)), of(2));
+    assert_eq!(lanes.congestion(webhook(1)), of(5));
     probe.ended(Ended::Answered(QUICKLY));
     assert_eq!(lanes.congestion(webhook(1)), Congestion { max_wait: MAX_WAIT, park: 0 }, "a place is free");
 }

@@ -1,5 +1,6 @@
 //! What one receiver, or one user, costs another.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -19,6 +20,8 @@ const WARM_UP: usize = 500;
 /// The one whose latency is measured, and the one beside it.
 const HEALTHY: usize = 0;
 const OTHER: usize = 1;
+/// A user without a webhook: what events cost of which nothing has to be delivered.
+const NOBODY: usize = 2;
 
 /// Events a second to each receiver.
 const RATE: u32 = 200;
@@ -46,7 +49,8 @@ impl Other {
     }
 }
 
-/// A healthy receiver alone, then beside one that is not.
+/// A healthy receiver alone, then beside as many events that concern nobody, then beside a receiver that is not well. Whatever is
+/// done for that one, the second is the least that its events cost.
 pub(crate) async fn other_receiver(size: Size, other: Other) -> anyhow::Result<Outcome> {
     let (alone, beside) = match (size, other) {
         (Size::Short, _) => (3, 10),
@@ -54,9 +58,12 @@ pub(crate) async fn other_receiver(size: Size, other: Other) -> anyhow::Result<O
         _ => (15, 60),
     };
     let [alone, beside] = [alone, beside].map(|seconds| (RATE * seconds) as usize);
-    let alone = WARM_UP..WARM_UP + alone;
-    let healthy = alone.end..alone.end + beside;
-    let others = healthy.end..healthy.end + beside;
+    let after = |earlier: &Range<usize>, events| earlier.end..earlier.end + events;
+    let alone = after(&(0..WARM_UP), alone);
+    let beside_nobody = after(&alone, alone.len());
+    let nobodys = after(&beside_nobody, alone.len());
+    let healthy = after(&nobodys, beside);
+    let others = after(&healthy, beside);
     let needs = Needs { answers: other.answers(), ..Needs::new(others.end, 1, 2) };
     let mut platform = Platform::start(&needs).await?;
     let interval = Duration::from_secs(1) / RATE;
@@ -68,8 +75,14 @@ pub(crate) async fn other_receiver(size: Size, other: Other) -> anyhow::Result<O
     platform.load.steady(alone.clone(), interval, to_healthy).await?;
     outcome.count("alone", platform.tally.wait(alone.clone(), PHASE_LIMIT).await);
 
-    let (before, sampler) = (platform.usages(), platform.sampler());
     let second = platform.another_publisher();
+    tokio::try_join!(
+        platform.load.steady(beside_nobody.clone(), interval, to_healthy),
+        second.steady(nobodys, interval, |_| NOBODY),
+    )?;
+    outcome.count("beside_nobody", platform.tally.wait(beside_nobody.clone(), PHASE_LIMIT).await);
+
+    let (before, sampler) = (platform.usages(), platform.sampler());
     tokio::try_join!(
         platform.load.steady(healthy.clone(), interval, to_healthy),
         second.steady(others.clone(), interval, |_| OTHER),
@@ -82,7 +95,11 @@ pub(crate) async fn other_receiver(size: Size, other: Other) -> anyhow::Result<O
     rows_are_there(&platform, beside, &mut outcome).await;
 
     let latency = |events| Latency::of(platform.tally.latencies(events)).context("nothing was received");
-    compare(&mut outcome, latency(alone)?, latency(healthy)?);
+    let (nobody, beside) = (latency(beside_nobody)?, latency(healthy)?);
+    let alone = latency(alone)?;
+    outcome.set_latency("beside_nobody_", nobody);
+    outcome.set("p99_beside_nobody_over_alone", nobody.p99 / alone.p99, Unit::TimesAsMuch);
+    compare(&mut outcome, alone, beside);
     #[expect(clippy::cast_precision_loss, reason = "a count of requests")]
     let requests = platform.receiver.requests(OTHER) as f64;
     outcome.set("requests_to_the_other", requests, Unit::Count);

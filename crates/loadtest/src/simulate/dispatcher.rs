@@ -286,7 +286,7 @@ mod tests {
         let mut dispatcher = Dispatcher::new(&rules, 1);
         let last = rules.park_delays.all().len() - 1;
         let (mut now, mut rungs) = (Duration::ZERO, Vec::new());
-        for request in 0..30 {
+        for request in 0..70 {
             let Asked::Turn { slow } = dispatcher.ask(0, 0, now, &rules) else { panic!("it has a place") };
             now += rules.timeout;
             // After five, there is one place, which is taken.

@@ -329,10 +329,11 @@ mod tests {
 
     #[test]
     fn no_wait_and_no_capacity_may_be_nothing() {
-        /// Nothing is a choice: no leeway, no bodies inline, no response kept.
-        const MAY_BE_NOTHING: [&str; 6] = [
+        /// Nothing is a choice: no leeway, no bodies inline, no wait for others, no response kept.
+        const MAY_BE_NOTHING: [&str; 7] = [
             "auth.leeway",
             "delivery.inline_body",
+            "delivery.park_together",
             "delivery.response_limit",
             "egress.dns_cache",
             "egress.dns_max_ttl",

@@ -23,7 +23,7 @@ use crate::support::root;
 
 const PASSWORD: &str = "only-for-this-test";
 
-const QUEUES: [&str; 22] = [
+const QUEUES: [&str; 32] = [
     "ingest.events",
     "ingest.events.bulk",
     "ingest.events.bulk.isolated",
@@ -34,15 +34,25 @@ const QUEUES: [&str; 22] = [
     "webhooks.deliver.isolated",
     "webhooks.retry.100ms",
     "webhooks.park.5s",
+    "webhooks.park.10s",
     "webhooks.park.20s",
+    "webhooks.park.40s",
+    "webhooks.park.80s",
     "webhooks.park.160s",
+    "webhooks.park.320s",
+    "webhooks.park.640s",
     "webhooks.fanout.park.5s",
     "webhooks.fanout.s1",
     "webhooks.deliver.s1",
     "webhooks.retry.100ms.s1",
     "webhooks.park.5s.s1",
+    "webhooks.park.10s.s1",
     "webhooks.park.20s.s1",
+    "webhooks.park.40s.s1",
+    "webhooks.park.80s.s1",
     "webhooks.park.160s.s1",
+    "webhooks.park.320s.s1",
+    "webhooks.park.640s.s1",
     "webhooks.fanout.park.5s.s1",
     "webhooks.dead",
     "lokroom.events.rejected",

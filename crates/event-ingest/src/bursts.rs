@@ -97,16 +97,16 @@ impl Bursts {
         }
         let counted = Counted::new(&recipients, self.under_way.clone());
         let bursts = self.bounds.bursts(&recipients, &locked(&self.under_way));
-        self.note(bursts.contains(&true), largest);
+        self.note(bursts.contains(&true), recipients.len() >= 128, largest);
         (bursts, Some(counted))
     }
 
-    fn note(&self, has_bursts: bool, largest: usize) {
+    fn note(&self, has_bursts: bool, plenty: bool, largest: usize) {
         self.going.store(has_bursts, Ordering::Relaxed);
-        if has_bursts || largest > SMALL {
+        if has_bursts || plenty || largest > SMALL {
             let now = Some(Instant::now());
             self.seen.send_modify(|seen| {
-                seen.burst_at = if has_bursts { now } else { seen.burst_at };
+                seen.burst_at = if has_bursts || plenty { now } else { seen.burst_at };
                 seen.large_at = if largest > SMALL { now } else { seen.large_at };
             });
         }

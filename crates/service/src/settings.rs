@@ -164,7 +164,7 @@ settings! {
         /// Events that dispatchers may have to do before more of a burst is stored and handed to them.
         bulk_ahead: u32 = 200,
         /// Events stored with one statement.
-        batch_events: u32 = 500,
+        batch_events: u32 = 1000,
         /// Bytes stored with one statement.
         batch_bytes: Size = Size(1024 * 1024),
         /// Events in one HTTP request.

@@ -3,48 +3,16 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use domain::UserId;
 use domain::event::AcceptedEvent;
 use service::settings::Ingest;
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
-
-/// A burst is over when nothing of one has come for so long.
-const CALM: Duration = Duration::from_secs(10);
-
-/// The largest body of a small message: a thousand of them may be in memory without anybody noticing.
-const SMALL: usize = 16 * 1024;
-
-/// After a message that was not small, none counts as small for so long: what a consumer had taken when it ends comes back, and a
-/// message that comes back often is suspected.
-const WARY: Duration = Duration::from_secs(60);
 
 /// Tells which events come in bursts.
 pub(crate) struct Bursts {
     bounds: Bounds,
     under_way: UnderWay,
     going: AtomicBool,
-    seen: watch::Sender<Seen>,
-}
-
-/// What batches were like.
-#[derive(Debug, Clone, Copy, Default)]
-struct Seen {
-    /// When there was the last one with events in bursts.
-    burst_at: Option<Instant>,
-    /// When there was the last one with a message that was not small.
-    large_at: Option<Instant>,
-}
-
-impl Seen {
-    /// When the burst of small messages will be over that goes on now, if nothing else comes; nothing if none does.
-    fn small_ones_until(self) -> Option<Instant> {
-        let now = Instant::now();
-        let is_wary = self.large_at.is_some_and(|at| now < at + WARY);
-        self.burst_at.map(|at| at + CALM).filter(|until| now < *until && !is_wary)
-    }
 }
 
 /// What a burst is.
@@ -81,15 +49,13 @@ impl Bursts {
             bounds: Bounds { events: settings.burst_batch.into(), share: usize::from(settings.burst_share) },
             under_way: UnderWay::default(),
             going: AtomicBool::new(false),
-            seen: watch::Sender::default(),
         }
     }
 
-    /// Of each of a batch's events whether it comes in a burst. The largest of its messages has so many bytes.
+    /// Of each of a batch's events whether it comes in a burst.
     pub(crate) fn among<'a>(
         &self,
         events: impl Iterator<Item = &'a AcceptedEvent>,
-        largest: usize,
     ) -> (Vec<bool>, Option<Counted>) {
         let recipients: Vec<_> = events.map(|event| event.recipients.as_slice()).collect();
         if self.bounds.share >= 100 {
@@ -97,33 +63,8 @@ impl Bursts {
         }
         let counted = Counted::new(&recipients, self.under_way.clone());
         let bursts = self.bounds.bursts(&recipients, &locked(&self.under_way));
-        self.note(bursts.contains(&true), recipients.len() >= 128, largest);
+        self.going.store(bursts.contains(&true), Ordering::Relaxed);
         (bursts, Some(counted))
-    }
-
-    fn note(&self, has_bursts: bool, plenty: bool, largest: usize) {
-        self.going.store(has_bursts, Ordering::Relaxed);
-        if has_bursts || plenty || largest > SMALL {
-            let now = Some(Instant::now());
-            self.seen.send_modify(|seen| {
-                seen.burst_at = if has_bursts || plenty { now } else { seen.burst_at };
-                seen.large_at = if largest > SMALL { now } else { seen.large_at };
-            });
-        }
-    }
-
-    /// Waits until there are bursts of small messages.
-    pub(crate) async fn of_small_messages(&self) {
-        let _ = self.seen.subscribe().wait_for(|seen| seen.small_ones_until().is_some()).await;
-    }
-
-    /// Waits until there were no bursts for [`CALM`], or messages are not small.
-    pub(crate) async fn over(&self) {
-        let mut seen = self.seen.subscribe();
-        loop {
-            let Some(until) = seen.borrow_and_update().small_ones_until() else { return };
-            let _ = timeout_at(until, seen.changed()).await;
-        }
     }
 
     /// Whether the last batch had events in bursts: what is moved is soon done, and the next batch need not wait for it.
@@ -238,37 +179,5 @@ mod tests {
         assert_eq!(behind(&["a a a"], "b a"), "..", "little in all");
         assert_eq!(behind(&["a a a a", "a a c c"], "b a"), ".!");
         assert_eq!(behind(&["c d e f g h"], "b a"), "..");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn bursts_of_small_messages_are_over_when_none_comes_or_a_large_one_does() {
-        let bursts = Bursts::new(&service::Settings::default().ingest);
-        let begun = async || tokio::time::timeout(CALM / 2, bursts.of_small_messages()).await.is_ok();
-        assert!(!begun().await);
-        bursts.note(true, SMALL);
-        assert!(begun().await);
-
-        let start = Instant::now();
-        let goes_on = async {
-            tokio::time::sleep(CALM / 2).await;
-            bursts.note(true, 1);
-            bursts.note(false, 1);
-        };
-        tokio::join!(bursts.over(), goes_on);
-        assert_eq!(start.elapsed(), CALM * 3 / 2);
-        assert!(!begun().await);
-
-        let start = Instant::now();
-        bursts.note(true, 1);
-        let grows = async {
-            bursts.note(false, SMALL + 1);
-            bursts.note(true, 1);
-        };
-        tokio::join!(bursts.over(), grows);
-        assert!(start.elapsed().is_zero(), "they are not small any more");
-        assert!(!begun().await, "and soon again there may be large ones");
-        tokio::time::sleep(WARY).await;
-        bursts.note(true, 1);
-        assert!(begun().await);
     }
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bursts::Bursts;
 use crate::pipeline::StatementBounds;
+use crate::plenty::Plenty;
 use crate::retry::Stopping;
 use crate::turns::{Pace, Turns};
 
@@ -73,11 +74,12 @@ impl<W: Work> Consumption<W> {
         }
     }
 
-    /// Works messages off beside another consumer while there are `bursts` of small messages; until `stopping`. What a consumer
-    /// may have taken is what it moves before it hears of its confirms again.
-    pub(crate) async fn run_in_bursts(
+    /// Works messages off beside another consumer while there are many small ones; until `stopping`. What a consumer may have
+    /// taken is what it works off before it hears of its confirms again: a batch that is larger costs less, and the next one
+    /// is there while this one waits for the database or the broker.
+    pub(crate) async fn run_in_plenty(
         &self,
-        bursts: &Bursts,
+        plenty: &Plenty,
         open: impl Fn() -> Consumer,
         stopping: CancellationToken,
     ) {
@@ -85,13 +87,13 @@ impl<W: Work> Consumption<W> {
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => break,
-                () = bursts.of_small_messages() => {}
+                () = plenty.begun() => {}
             }
             let over = stopping.child_token();
             let mut running = pin!(self.run(open(), over.clone()));
             tokio::select! {
                 () = &mut running => {}
-                () = bursts.over() => {
+                () = plenty.over() => {
                     over.cancel();
                     running.await;
                 }

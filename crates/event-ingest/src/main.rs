@@ -9,6 +9,7 @@ mod http;
 mod moving;
 mod outbox;
 mod pipeline;
+mod plenty;
 mod reject;
 mod retry;
 mod storing;
@@ -33,6 +34,7 @@ use crate::decode::Decoder;
 use crate::moving::{Sorting, StoringMoved};
 use crate::outbox::Outbox;
 use crate::pipeline::{Pipeline, StatementBounds};
+use crate::plenty::Plenty;
 use crate::reject::RejectedQueue;
 use crate::retry::Retry;
 use crate::storing::Storing;
@@ -104,13 +106,19 @@ async fn ingest(context: Context) -> anyhow::Result<()> {
     let storing = Arc::new(Storing { pipeline, decoder, rejected, retry });
     let storing_moved = Arc::new(StoringMoved { storing: storing.clone(), isolation: of_bulk.clone() });
     let bursts = Arc::new(Bursts::new(&settings.ingest));
-    let sorting =
-        Sorting { storing: storing.clone(), bursts: bursts.clone(), outbox, queue: bulk_queue.clone() };
+    let plenty = Arc::new(Plenty::beyond(settings.ingest.prefetch));
+    let sorting = Sorting {
+        storing: storing.clone(),
+        bursts: bursts.clone(),
+        plenty: plenty.clone(),
+        outbox,
+        queue: bulk_queue.clone(),
+    };
     let waiting = Arc::new(Consumption {
         work: Arc::new(sorting),
         isolation: of_waiting.clone(),
         bounds,
-        rank: Rank::First(turns.clone(), bursts.clone()),
+        rank: Rank::First(turns.clone(), bursts),
     });
     let bulk = Consumption {
         work: storing_moved.clone(),
@@ -118,7 +126,7 @@ async fn ingest(context: Context) -> anyhow::Result<()> {
         bounds: StatementBounds { bytes: GROUP_BYTES, ..bounds },
         rank: Rank::Bulk(Pace { turns, store, clock, ahead: settings.ingest.bulk_ahead }),
     };
-    let Ingest { prefetch, burst_prefetch, bulk_prefetch, .. } = settings.ingest;
+    let Ingest { prefetch, small_prefetch, bulk_prefetch, .. } = settings.ingest;
     let (tasks, until) = (shutdown.tasks(), stopping.clone());
     let mut consuming = FuturesUnordered::from_iter([
         tasks.spawn({
@@ -131,7 +139,7 @@ async fn ingest(context: Context) -> anyhow::Result<()> {
             async move { bulk.run(consumer, until).await }
         }),
         tasks.spawn(async move {
-            waiting.run_in_bursts(&bursts, || consumer(queue.clone(), burst_prefetch), until).await;
+            waiting.run_in_plenty(&plenty, || consumer(queue.clone(), small_prefetch), until).await;
         }),
         // What is worked off alone is not moved again.
         tasks.spawn(of_waiting.run(storing, isolated)),

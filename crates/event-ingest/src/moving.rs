@@ -13,6 +13,7 @@ use wire::{PROTOBUF, moved};
 
 use crate::bursts::Bursts;
 use crate::outbox::Outbox;
+use crate::plenty::Plenty;
 use crate::retry::Stopping;
 use crate::storing::Storing;
 
@@ -20,6 +21,7 @@ use crate::storing::Storing;
 pub(crate) struct Sorting {
     pub(crate) storing: Arc<Storing>,
     pub(crate) bursts: Arc<Bursts>,
+    pub(crate) plenty: Arc<Plenty>,
     pub(crate) outbox: Outbox,
     /// Where events in bursts wait.
     pub(crate) queue: String,
@@ -43,7 +45,8 @@ impl Work for Sorting {
         let checked = self.storing.check(messages.iter().map(|message| (message, None))).await?;
         let accepted = checked.iter().filter_map(|(_, checked)| checked.as_ref().ok());
         let largest = messages.iter().map(|message| message.body.len()).max().unwrap_or_default();
-        let (is_in_burst, _counted) = self.bursts.among(accepted, largest);
+        let (is_in_burst, _counted) = self.bursts.among(accepted);
+        self.plenty.note(messages.len(), largest, self.bursts.are_going());
         let mut is_in_burst = is_in_burst.into_iter();
         let (mut in_bursts, mut others) = (Vec::new(), Vec::with_capacity(checked.len()));
         for (message, checked) in checked {

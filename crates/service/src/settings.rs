@@ -153,8 +153,8 @@ settings! {
         token: Option<Secret> = None,
         /// AMQP messages taken ahead; all of them may be as large as the broker lets them be.
         prefetch: u16 = 300,
-        /// Further messages taken ahead while bursts of messages of up to 16 KiB move out of the way of others.
-        burst_prefetch: u16 = 1000,
+        /// Further messages taken ahead while many are waiting and have up to 16 KiB each.
+        small_prefetch: u16 = 1000,
         /// Groups of events that come in bursts taken ahead, of up to 64 KiB each, or one larger event.
         bulk_prefetch: u16 = 16,
         /// Percent of the events waiting that one user may have; if it is more, they are stored after those of others. 100: never.
@@ -393,7 +393,7 @@ impl Settings {
         bound("api.trusted_hops", self.api.trusted_hops.into(), 1, 16);
         bound("api.remembered", self.api.remembered.into(), 1, 100_000_000);
         bound("ingest.prefetch", self.ingest.prefetch.into(), 1, 60_000);
-        bound("ingest.burst_prefetch", self.ingest.burst_prefetch.into(), 1, 60_000);
+        bound("ingest.small_prefetch", self.ingest.small_prefetch.into(), 1, 60_000);
         bound("ingest.bulk_prefetch", self.ingest.bulk_prefetch.into(), 1, 1000);
         bound("ingest.bulk_ahead", self.ingest.bulk_ahead.into(), 1, 1_000_000);
         bound("ingest.burst_share", self.ingest.burst_share.into(), 1, 100);

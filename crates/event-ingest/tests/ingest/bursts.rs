@@ -65,6 +65,20 @@ fn second_consumers(stack: &Stack) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_small_events_of_everybody_more_are_taken_ahead_and_none_moves() {
+    let mut stack = ingest_alone().start().await;
+    let mut all = events("everybody", EVENTS);
+    for (n, event) in all.iter_mut().enumerate() {
+        *event = event.clone().to(&format!("user_{n}"));
+    }
+    all_at_once(&mut stack, async |stack| stack.publish_all(&all).await).await;
+    expect_stored(&stack, ROWS).await;
+    assert_eq!(moved(&mut stack).await, 0);
+    assert_eq!(second_consumers(&stack), 1);
+    assert_eq!(Taker::of_fan_outs(&stack).handed_over(EVENTS).await.len(), EVENTS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_large_events_come_between_small_ones_nothing_is_taken_ahead_and_given_back_again_and_again() {
     let mut stack = bursts_of_everything().start().await;
     let example = BookingCreated.example_text().trim_end().strip_suffix('}').expect("it is an object");

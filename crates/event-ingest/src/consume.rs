@@ -18,6 +18,9 @@ use crate::turns::{Pace, Turns};
 /// Batches on their way at once of a consumer while events are moved: that is mostly waiting for the broker.
 const MOVING_AT_ONCE: usize = 4;
 
+/// Messages of a batch while events are moved: an event that goes first is stored when all of its batch are checked.
+const MOVING_TOGETHER: usize = 250;
+
 /// Takes events from a queue, batch by batch. What came meanwhile is the next batch: with more at once they are smaller, and a
 /// statement and a message cost more than what they carry. Only while events are moved the next batch does not wait.
 pub(crate) struct Consumption<W> {
@@ -43,6 +46,14 @@ impl Rank {
             Self::First(..) | Self::Bulk(_) => 1,
         }
     }
+
+    /// Messages of a batch, of so many.
+    fn at_most(&self, messages: usize) -> usize {
+        match self {
+            Self::First(_, bursts) if bursts.are_going() => messages.min(MOVING_TOGETHER),
+            Self::First(..) | Self::Bulk(_) => messages,
+        }
+    }
 }
 
 impl<W: Work> Consumption<W> {
@@ -60,7 +71,7 @@ impl<W: Work> Consumption<W> {
                     }
                     continue;
                 }
-                batch = consumer.next_batch(self.bounds.events, self.bounds.bytes),
+                batch = consumer.next_batch(self.rank.at_most(self.bounds.events), self.bounds.bytes),
                     if under_way.len() < self.rank.at_once() => batch,
             };
             let Some(batch) = batch else { break };

@@ -44,9 +44,9 @@ pub fn names(settings: &Settings) -> Names {
 /// How late something is that can only be lost: longer than anyone holds a message, and some more.
 pub fn late(settings: &Settings) -> Duration {
     let delivery = &settings.delivery;
-    // A job waits for its webhook, then for what all share for as long as an attempt takes, then the attempt is made, or it
-    // waits for others to be parked with. An event's message waits as long for room, and is held for as long as another
-    // message does not stand for it.
+    // A job waits for its webhook, then for what all share for as long as an attempt takes, then the attempt is made; if
+    // nothing could be sent, it waits for others to be parked with. An event's message waits as long for room, and is held
+    // for as long as another message does not stand for it.
     delivery.max_wait.0
         + delivery.park_together.0
         + delivery.hold.0
@@ -126,6 +126,22 @@ mod tests {
     use service::values::{List, Secret, Span};
 
     use super::*;
+
+    #[test]
+    fn lost_is_what_comes_later_than_anyone_holds_it() {
+        let before = late(&Settings::default());
+        let longer = |change: fn(&mut Settings)| {
+            let mut settings = Settings::default();
+            change(&mut settings);
+            late(&settings).saturating_sub(before)
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(longer(|settings| settings.delivery.max_wait.0 += Duration::from_secs(1)), second);
+        assert_eq!(longer(|settings| settings.delivery.park_together.0 += Duration::from_secs(1)), second);
+        assert_eq!(longer(|settings| settings.delivery.hold.0 += Duration::from_secs(1)), second);
+        assert_eq!(longer(|settings| settings.delivery.timeout.0 += Duration::from_secs(1)), 2 * second);
+        assert_eq!(longer(|settings| settings.recovery.slack.0 += Duration::from_secs(1)), second);
+    }
 
     #[test]
     fn the_topology_follows_the_prefix_the_retry_schedule_and_the_shards() {

@@ -14,7 +14,8 @@ pub(crate) struct Gathering {
     began: Instant,
     /// The time from one departure to the next.
     every: Duration,
-    /// So many do not wait for it: what they hold meanwhile is scarce.
+    /// So many do not wait for it. Each holds a message meanwhile, and may hold what came with it: whoever waits for company
+    /// must not keep the consumer from taking more.
     enough: usize,
     waiting: AtomicUsize,
     departure: Notify,

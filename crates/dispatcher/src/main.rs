@@ -208,6 +208,13 @@ impl Stages<'_> {
         backends::park_delays(self.settings)
     }
 
+    /// A quarter of what each consumer takes ahead that is given the fewest.
+    fn parked_together(&self) -> usize {
+        let delivery = &self.settings.delivery;
+        let fewest = delivery.fan_out_prefetch.min(delivery.prefetch) / self.settings.amqp.shards.max(1);
+        usize::from(fewest / 4)
+    }
+
     fn outbox(&self, names: &Arc<Names>) -> Outbox {
         let delivery = &self.settings.delivery;
         Outbox::new(self.publisher(), names.clone(), self.park_delays()).for_requests_of(delivery.timeout.0)
@@ -262,7 +269,7 @@ impl Stages<'_> {
             outbox: self.outbox(names),
             claims: Claims::default(),
             lanes: Lanes::with_overflow(bounds, overflow),
-            parking: Gathering::new(delivery.park_together.0, usize::from(delivery.fan_out_prefetch) / 2),
+            parking: Gathering::new(delivery.park_together.0, self.parked_together()),
             targets: Targets::new(
                 self.settings.cache.webhooks,
                 unreadable,

@@ -103,8 +103,8 @@ impl Pace {
 /// How long a job is parked: a ladder of delays, the shortest first.
 ///
 /// Nobody is put off for longer than the receiver has been failing, but for the shortest delay: so a receiver that is
-/// well again has its deliveries after at most twice the time that it was not. What comes back in a second is what waits
-/// divided by the delay. Where each delay is twice the one before, that is never more than twice what is new: as long
+/// well again has its deliveries after at most twice the time that it was not. What comes back in a second is, on
+/// average, what waits divided by the delay. Where each delay is twice the one before, that is at most twice what is new: as long
 /// as a receiver that stays away has been away for less than twice the last delay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParkDelays(Vec<Duration>);

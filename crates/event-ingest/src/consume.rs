@@ -22,7 +22,7 @@ const MOVING_AT_ONCE: usize = 4;
 const MOVING_TOGETHER: usize = 250;
 
 /// Takes events from a queue, batch by batch. What came meanwhile is the next batch: with more at once they are smaller, and a
-/// statement and a message cost more than what they carry. Only while events are moved the next batch does not wait.
+/// statement and a message cost more than what they carry. Only while events are moved the next batch of a consumer does not wait.
 pub(crate) struct Consumption<W> {
     pub(crate) work: Arc<W>,
     pub(crate) isolation: Isolation,

@@ -106,7 +106,7 @@ async fn ingest(context: Context) -> anyhow::Result<()> {
     let storing = Arc::new(Storing { pipeline, decoder, rejected, retry });
     let storing_moved = Arc::new(StoringMoved { storing: storing.clone(), isolation: of_bulk.clone() });
     let bursts = Arc::new(Bursts::new(&settings.ingest));
-    let plenty = Arc::new(Plenty::beyond(settings.ingest.prefetch));
+    let plenty = Arc::new(Plenty::new(&settings.ingest));
     let sorting = Sorting {
         storing: storing.clone(),
         bursts: bursts.clone(),

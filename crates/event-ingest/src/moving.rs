@@ -46,7 +46,7 @@ impl Work for Sorting {
         let accepted = checked.iter().filter_map(|(_, checked)| checked.as_ref().ok());
         let largest = messages.iter().map(|message| message.body.len()).max().unwrap_or_default();
         let (is_in_burst, _counted) = self.bursts.among(accepted);
-        self.plenty.note(messages.len(), largest, self.bursts.are_going());
+        self.plenty.note(messages.len(), largest, is_in_burst.contains(&true));
         let mut is_in_burst = is_in_burst.into_iter();
         let (mut in_bursts, mut others) = (Vec::new(), Vec::with_capacity(checked.len()));
         for (message, checked) in checked {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use service::settings::Ingest;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -15,9 +16,13 @@ const SMALL: usize = 16 * 1024;
 /// message that comes back often is suspected.
 const WARY: Duration = Duration::from_secs(60);
 
+/// Two consumers have smaller batches than one had: what is many for one to begin with is so for both while they have a quarter of
+/// it, or the second would end and begin again and again.
+const OF_TWO: usize = 4;
+
 /// Knows by the batches that were taken.
 pub(crate) struct Plenty {
-    /// So many in a batch are many.
+    /// So many in a batch are many, while one consumer takes them.
     many: usize,
     seen: watch::Sender<Seen>,
 }
@@ -41,16 +46,19 @@ impl Seen {
 }
 
 impl Plenty {
-    /// For a consumer that takes so many messages ahead: where half of them come together, it is the consumer for which
-    /// others wait.
-    pub(crate) fn beyond(prefetch: u16) -> Self {
-        Self { many: usize::from(prefetch / 2).max(1), seen: watch::Sender::default() }
+    /// Many are half of what the first consumer takes ahead, or what a batch may have of the largest of the small.
+    pub(crate) fn new(settings: &Ingest) -> Self {
+        let most = (settings.batch_events as usize).min(settings.batch_bytes.0 / SMALL);
+        let many = usize::from(settings.prefetch / 2).min(most).max(1);
+        Self { many, seen: watch::Sender::default() }
     }
 
-    /// Notes a batch of so many messages, the largest of so many bytes. One of a burst is of many, however many it has: they
-    /// are taken faster than they come together.
-    pub(crate) fn note(&self, messages: usize, largest: usize, is_of_burst: bool) {
-        let is_of_many = is_of_burst || messages >= self.many;
+    /// Notes a batch of so many messages, the largest of so many bytes. While events are moved there are many, however small
+    /// the batches are: moving is quick.
+    pub(crate) fn note(&self, messages: usize, largest: usize, has_bursts: bool) {
+        let has_begun = self.seen.borrow().many_small_ones_until().is_some();
+        let many = if has_begun { self.many.div_ceil(OF_TWO) } else { self.many };
+        let is_of_many = has_bursts || messages >= many;
         if is_of_many || largest > SMALL {
             let now = Some(Instant::now());
             self.seen.send_modify(|seen| {
@@ -79,21 +87,26 @@ impl Plenty {
 mod tests {
     use super::*;
 
+    /// 64 messages are many, while there are many 16.
+    fn plenty() -> Plenty {
+        Plenty::new(&service::Settings::default().ingest)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn many_small_messages_are_over_when_few_come_or_a_large_one_does() {
-        let plenty = Plenty::beyond(300);
+        let plenty = plenty();
         let begun = async || tokio::time::timeout(CALM / 2, plenty.begun()).await.is_ok();
         assert!(!begun().await);
-        plenty.note(149, SMALL, false);
+        plenty.note(63, SMALL, false);
         assert!(!begun().await);
-        plenty.note(150, SMALL, false);
+        plenty.note(64, SMALL, false);
         assert!(begun().await);
 
         let start = Instant::now();
         let goes_on = async {
             tokio::time::sleep(CALM / 2).await;
             plenty.note(3, 1, true);
-            plenty.note(149, 1, false);
+            plenty.note(15, 1, false);
         };
         tokio::join!(plenty.over(), goes_on);
         assert_eq!(start.elapsed(), CALM * 3 / 2);
@@ -114,9 +127,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_one_is_taken_ahead_one_is_many() {
-        let plenty = Plenty::beyond(1);
-        plenty.note(1, 1, false);
-        plenty.begun().await;
+    async fn what_two_consumers_share_is_not_over_because_their_batches_are_smaller() {
+        let plenty = plenty();
+        plenty.note(64, 1, false);
+        for _ in 0..10 {
+            let over = tokio::time::timeout(CALM / 2, plenty.over());
+            assert!(over.await.is_err());
+            plenty.note(16, 1, false);
+        }
+        plenty.over().await;
+        plenty.note(63, 1, false);
+        assert!(tokio::time::timeout(CALM, plenty.begun()).await.is_err(), "that is little for one");
+    }
+
+    #[test]
+    fn many_are_never_more_than_a_batch_may_have() {
+        let many = |change: fn(&mut Ingest)| {
+            let mut settings = service::Settings::default().ingest;
+            change(&mut settings);
+            Plenty::new(&settings).many
+        };
+        assert_eq!(many(|_| {}), 64);
+        assert_eq!(many(|settings| settings.prefetch = 60), 30);
+        assert_eq!(many(|settings| settings.batch_events = 20), 20);
+        assert_eq!(many(|settings| settings.prefetch = 1), 1);
+        assert_eq!(many(|settings| settings.batch_bytes.0 = 1024), 1);
     }
 }

@@ -116,7 +116,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "hanging",
-        what: "a healthy receiver at 200/s, alone and beside one that never answers and gets 200/s too",
+        what: "a healthy receiver at 200/s, alone, beside events for nobody and beside one that never answers, 200/s too",
         from: From::Short,
         floors: &[],
         kind: Kind::Beside(beside::Other::Hanging),

@@ -2,7 +2,7 @@
 # The benchmark: the binaries that images have, a private PostgreSQL and RabbitMQ in .dev/bench-servers, crates/loadtest.
 # Results in .dev/bench/TIMESTAMP.json, plots in .dev/bench/TIMESTAMP/. Arguments go to loadtest: deploy/dev/bench.sh --help
 #
-#   LOK_TEST_DATABASE_URL, LOK_TEST_AMQP_URL       servers to use instead; the database user may create databases
+#   LOK_TEST_DATABASE_URL, LOK_TEST_AMQP_URL       servers to use instead; the database user may create databases, and order checkpoints
 #   LOK_BENCH_PROFILE                             cargo's profile (production; release is built much faster, and runs a little slower)
 #   LOK_BENCH_BUILT=1                             measures the binaries that are there
 #   LOK_BENCH_POSTGRES_PORT, LOK_BENCH_AMQP_PORT   ports of the private ones (25434, 25674): below those

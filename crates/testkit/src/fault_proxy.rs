@@ -7,8 +7,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use url::Url;
 
@@ -62,17 +63,26 @@ impl State {
 pub struct FaultProxy {
     address: SocketAddr,
     state: watch::Sender<State>,
-    server: JoinHandle<()>,
+    /// A thread of its own. On a test's thread it would keep connections open while the test blocks it to clean up, and
+    /// `DROP DATABASE` waits for a backend that waits for a client to go on.
+    runtime: Option<Runtime>,
 }
 
 impl FaultProxy {
     /// Starts passing on to `host:port`.
     pub async fn start(target: impl Into<String>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("the system has a free port");
-        let address = listener.local_addr().expect("a bound socket has an address");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("the system has room for a thread");
         let state = watch::Sender::new(State { mode: Mode::Pass, delay: Duration::ZERO, cuts: 0 });
-        let server = tokio::spawn(serve(listener, target.into(), state.clone()));
-        Self { address, state, server }
+        let (target, states) = (target.into(), state.clone());
+        let (bound, address) = oneshot::channel();
+        runtime.spawn(async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("the system has a free port");
+            let _ = bound.send(listener.local_addr().expect("a bound socket has an address"));
+            serve(listener, target, states).await;
+        });
+        let address = address.await.expect("the proxy listens");
+        Self { address, state, runtime: Some(runtime) }
     }
 
     /// Starts passing on to the server that `url` names, and makes `url` name the proxy.
@@ -123,7 +133,9 @@ impl FaultProxy {
 
 impl Drop for FaultProxy {
     fn drop(&mut self) {
-        self.server.abort();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -207,6 +219,8 @@ async fn write(
 
 #[cfg(test)]
 mod tests {
+    use tokio::task::JoinHandle;
+
     use super::*;
 
     /// A server that sends everything back, and its address.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use domain::EventType::BookingCreated;
 use testkit::receiver::Gate;
-use testkit::{DEADLINE, Event, FaultProxy, Receiver, Reply, Request, Service, Stack, eventually};
+use testkit::{DEADLINE, Event, FaultProxy, Receiver, Reply, Request, Stack, eventually};
 
 use tokio_postgres::Client;
 
@@ -83,14 +83,14 @@ async fn a_database_that_hangs_loses_nothing() {
     outage_under_load(Stack::database_proxy, FaultProxy::freeze).await;
 }
 
-/// A stack whose dispatcher alone has its database behind the proxy, and an event-ingest beside it.
-async fn dispatcher_behind_proxy(retry_delays: &str) -> (Stack, Service) {
-    let builder = Stack::builder().ingests(0).behind_proxies();
-    let stack = builder.env("LOK__DELIVERY__RETRY_DELAYS", retry_delays).start().await;
-    let ingest = stack.binary("event-ingest").env("LOK__DATABASE__URL", stack.database.url());
-    let mut ingest = ingest.spawn();
-    ingest.wait_ready(DEADLINE).await;
-    (stack, ingest)
+/// A stack whose dispatcher alone has its database behind the proxy.
+async fn dispatcher_behind_proxy(retry_delays: &str) -> Stack {
+    let builder = Stack::builder().no_api().ingests(0).behind_proxies();
+    let mut stack = builder.env("LOK__DELIVERY__RETRY_DELAYS", retry_delays).start().await;
+    let direct = |name: &str| stack.binary(name).env("LOK__DATABASE__URL", stack.database.url()).spawn();
+    (stack.api, stack.ingests) = (Some(direct("management-api")), vec![direct("event-ingest")]);
+    stack.wait_ready().await;
+    stack
 }
 
 /// Makes `act` cause a statement that commits and whose answer nobody gets: it is held by `lock` until the proxy
@@ -121,7 +121,7 @@ async fn counts_one(database: &Client, query: &str) {
 
 #[tokio::test]
 async fn a_fan_out_whose_commit_was_not_answered_is_handed_over() {
-    let (stack, _ingest) = dispatcher_behind_proxy("60s").await;
+    let stack = dispatcher_behind_proxy("60s").await;
     let receiver = Receiver::start().await;
     let webhook = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
 
@@ -140,7 +140,7 @@ async fn a_fan_out_whose_commit_was_not_answered_is_handed_over() {
 
 #[tokio::test]
 async fn an_attempt_whose_commit_was_not_answered_is_followed_by_the_next() {
-    let (stack, _ingest) = dispatcher_behind_proxy("300ms").await;
+    let stack = dispatcher_behind_proxy("300ms").await;
     let receiver = Receiver::start().await;
     let webhook = stack.given_webhook("user_1", &receiver.url("/"), &[BookingCreated]).await;
     let gate = Gate::default();
